@@ -18,9 +18,9 @@ use crate::configured::{self, Collections};
 use crate::discovery;
 use crate::events::Log;
 use crate::frontend::{
-    DiscoveryReferrals, Luns, NvmeControllers, NvmeHostService, NvmeHosts, NvmeNamespaces,
-    NvmeSubsystems, Reservations, VirtioBlks, VirtioScsiControllers, VirtioScsiLuns,
-    VirtioScsiTargets,
+    DiscoveryReferrals, Luns, NvmeControllers, NvmeHostService, NvmeHosts, NvmeNamespaceMasks,
+    NvmeNamespaces, NvmeSubsystems, Reservations, VirtioBlks, VirtioScsiControllers,
+    VirtioScsiLuns, VirtioScsiTargets,
 };
 use crate::health::Health;
 use crate::identity::Identity;
@@ -67,6 +67,14 @@ service! {
             nvme_controllers: NvmeController[nested] as Plugged<NvmeControllers>,
             nvme_namespaces: NvmeNamespace[nested] as NvmeNamespaces,
         }
+        beside {}
+    }
+}
+
+service! {
+    /// Masks of namespaces: the hosts that may see them.
+    own::NvmeNamespaceMaskService {
+        serves { nvme_namespace_masks: NvmeNamespaceMask[nested] as NvmeNamespaceMasks }
         beside {}
     }
 }
@@ -187,6 +195,7 @@ services! {
             aio: AioVolumeService,
             nvme: FrontendNvmeService,
             hosts: NvmeHostService,
+            masks: NvmeNamespaceMaskService,
             nvme_remote: NvmeRemoteControllerService,
             credentials: NvmeCredentialService,
             encryption: MiddleendEncryptionService,
@@ -238,6 +247,12 @@ impl Services {
             Arc::clone(&nvme_namespaces),
             Arc::clone(&shared),
         );
+        let nvme_namespace_masks = NvmeNamespaceMasks::new(
+            spdk.clone(),
+            Arc::clone(&nvme_subsystems),
+            Arc::clone(&nvme_namespaces),
+            Arc::clone(&shared),
+        );
         let virtio_blks = VirtioBlks::new(spdk.clone());
         let virtio_scsi = virtio_scsi(&spdk, &shared, &slots);
         let nvme_remote = nvme_remote(&spdk, &shared, &health);
@@ -274,6 +289,9 @@ impl Services {
             },
             hosts: NvmeHostService {
                 nvme_hosts: Collection::new(nvme_hosts, &shared),
+            },
+            masks: NvmeNamespaceMaskService {
+                nvme_namespace_masks: Collection::new(nvme_namespace_masks, &shared),
             },
             nvme: FrontendNvmeService {
                 nvme_subsystems,

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 /// All kinds that are persisted.
-const KINDS: [&str; 18] = [
+const KINDS: [&str; 19] = [
     "NullVolume",
     "MallocVolume",
     "AioVolume",
@@ -29,6 +29,7 @@ const KINDS: [&str; 18] = [
     "NvmeSubsystem",
     "NvmeNamespace",
     "NvmeHost",
+    "NvmeNamespaceMask",
     "NvmeController",
     "DiscoveryReferral",
     "VirtioBlk",
@@ -173,7 +174,11 @@ async fn make(target: &Target, peer: &Fixture) -> Initiator {
     let over_remote = subsystem(&client, "far", json!({})).await;
     let host = json!({ "hostnqn": HOST, "dhchap_key": common::base64(dhchap_key(7)) });
     of("NvmeHost").created(&over_remote, "host", host).await;
-    namespace(&client, &over_remote, "remoten1", json!({})).await;
+    let far = namespace(&client, &over_remote, "remoten1", json!({})).await;
+    let mask = json!({ "namespace": far, "hostnqns": [HOST] });
+    of("NvmeNamespaceMask")
+        .created(&over_remote, "mask", mask)
+        .await;
     namespace(&client, &over_remote, &encrypted, json!({})).await;
     let (_, port) = tcp_controller(&client, &shown).await;
     of("NvmeController")

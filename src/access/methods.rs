@@ -67,11 +67,11 @@ impl Method {
     fn new(method: &MethodDescriptor) -> Self {
         let verb = method.name();
         let reads = api::is_read(method);
-        let is_of_keys = ["Host", "Credential"]
+        let is_of_hosts = ["Host", "Credential", "NamespaceMask"]
             .iter()
             .any(|kind| verb.ends_with(kind))
             || OF_HOSTS.contains(&verb);
-        let needs = match (reads, is_of_keys) {
+        let needs = match (reads, is_of_hosts) {
             (true, _) => Role::Viewer,
             (false, true) => Role::Admin,
             (false, false) => Role::Operator,

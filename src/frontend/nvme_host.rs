@@ -9,7 +9,7 @@ use spdk::nvmf::{View, subsystem};
 use spdk::{Handle, Spdk, errno};
 
 use super::admission::{Hosts, admitted};
-use super::nvme_namespace::{NvmeNamespaces, nsid_of};
+use super::nvme_namespace::{NvmeNamespaces, check_name, nsid_of};
 use super::nvme_subsystem::{NvmeSubsystems, Parent, check_nqn};
 use super::old_keys::{self, HeldKeys};
 use super::subsystem_stats;
@@ -296,21 +296,6 @@ fn check_identity(object: &NvmeHost, subsystem: &Parent) -> Result<(), Error> {
     }
     let checked = interchange::check_identity(&object.hostnqn, &subsystem.nqn);
     checked.map_err(|reason| Error::invalid("psk", reason))
-}
-
-/// Checks that the text has the form of a namespace's name.
-fn check_name(name: &str) -> Result<(), String> {
-    let parts: Vec<&str> = name.split('/').collect();
-    match parts.as_slice() {
-        ["nvmeSubsystems", subsystem, "nvmeNamespaces", namespace]
-            if !subsystem.is_empty() && !namespace.is_empty() =>
-        {
-            Ok(())
-        }
-        _ => Err(format!(
-            "{name:?} is not the name of a namespace: nvmeSubsystems/ID/nvmeNamespaces/ID"
-        )),
-    }
 }
 
 /// SPDK's settings of a host that has passed the checks.

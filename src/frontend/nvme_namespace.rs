@@ -8,9 +8,9 @@ use spdk::nvmf::reservation;
 use spdk::nvmf::subsystem::MAX_NAMESPACES;
 use spdk::{Handle, Spdk, bdev, errno};
 
-use super::is_gone;
 use super::nvme_subsystem::{NvmeSubsystems, nqn_of};
 use super::reservations::Reservations;
+use super::{is_gone, nvme_namespace_mask};
 use crate::api::storage::nvme_namespace_status::{OperState, State};
 use crate::api::storage::{NvmeNamespace, NvmeNamespaceSpec, NvmeNamespaceStatus, VolumeStats};
 use crate::backend::{aio_contexts, check_uuid, parse_uuid, stats_if, volume_at_fault};
@@ -76,6 +76,32 @@ impl NvmeNamespaces {
         })
     }
 
+    /// Adds the name by which SPDK finds the mask, and whether there is one.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION while a stored mask of the subsystem cannot be used, and might be that of this namespace.
+    fn masked(
+        &self,
+        name: &Name,
+        options: namespace::Options,
+    ) -> Result<namespace::Options, Error> {
+        let masked = nvme_namespace_mask::of(&self.shared.registry, name.key()).is_some();
+        if !masked
+            && let Some(parent) = name.parent()
+            && let Some(mask) = nvme_namespace_mask::unusable(&self.shared.unusable, &parent)
+        {
+            let what = format!(
+                "{mask} cannot be used, and may say which hosts may see this namespace: delete that first"
+            );
+            return Err(Error::failed_precondition(name, what));
+        }
+        Ok(namespace::Options {
+            name: name.key().as_str().to_owned(),
+            masked,
+            ..options
+        })
+    }
+
     fn nqn(&self, name: &Name) -> Result<String, Error> {
         let parent = name.parent().and_then(|key| self.subsystems.object(&key));
         parent
@@ -138,7 +164,7 @@ impl Kind for NvmeNamespaces {
         let nqn = self.nqn(name)?;
         aio_contexts::check(&self.shared.registry, name)?;
         let spec = spec_of(&object);
-        let mut options = options(&spec);
+        let mut options = self.masked(name, options(&spec))?;
         if options.nsid == 0 {
             options.nsid = self.choose_nsid(name)?;
         }
@@ -193,6 +219,7 @@ impl Kind for NvmeNamespaces {
         }
         before.kept = Some(self.reservations.of(name)?);
         after.kept.clone_from(&before.kept);
+        (before, after) = (self.masked(name, before)?, self.masked(name, after)?);
         let is_undo = change.is_undo;
         let replaced = self.spdk.call(async move |spdk| {
             if is_undo {
@@ -316,6 +343,26 @@ fn spec_of(object: &NvmeNamespace) -> NvmeNamespaceSpec {
     object.spec.clone().unwrap_or_default()
 }
 
+/// Checks that the text has the form of a namespace's name.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    let parts: Vec<&str> = name.split('/').collect();
+    match parts.as_slice() {
+        ["nvmeSubsystems", subsystem, "nvmeNamespaces", namespace]
+            if !subsystem.is_empty() && !namespace.is_empty() =>
+        {
+            Ok(())
+        }
+        _ => Err(format!(
+            "{name:?} is not the name of a namespace: nvmeSubsystems/ID/nvmeNamespaces/ID"
+        )),
+    }
+}
+
+/// Returns the bdev of a namespace.
+pub(super) fn bdev_of(object: &NvmeNamespace) -> String {
+    options(&spec_of(object)).bdev
+}
+
 /// Returns the NSID of a namespace.
 pub(super) fn nsid_of(object: &NvmeNamespace) -> u32 {
     options(&spec_of(object)).nsid
@@ -335,7 +382,7 @@ fn options(spec: &NvmeNamespaceSpec) -> namespace::Options {
         uuid: uuid.or(nguid),
         nguid: nguid.or(uuid),
         eui64: (spec.eui64 != 0).then(|| spec.eui64.to_be_bytes()),
-        kept: None,
+        ..namespace::Options::default()
     }
 }
 
@@ -445,47 +492,4 @@ fn at_fault(spec: &NvmeNamespaceSpec, error: spdk::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn identifiers_reach_spdk_as_bytes() {
-        let spec = NvmeNamespaceSpec {
-            volume_name_ref: "volumes/a".into(),
-            host_nsid: 1,
-            uuid: "1b4e28ba-2fa1-11d2-883f-b9a761bde3fb".into(),
-            nguid: "1b4e28ba2fa111d2883fb9a761bde3fb".into(),
-            eui64: 1_967_554_867_335_598_546,
-        };
-        let options = options(&spec);
-        assert_eq!((options.bdev.as_str(), options.nsid), ("a", 1));
-        assert_eq!(options.uuid, options.nguid);
-        assert_eq!(options.uuid.unwrap()[..4], [0x1b, 0x4e, 0x28, 0xba]);
-        assert_eq!(options.eui64, Some(0x1b4e_28ba_2fa1_11d2_u64.to_be_bytes()));
-    }
-
-    #[test]
-    fn a_namespace_without_a_known_nsid_is_found_by_its_bdev() {
-        let namespaces = [(1, "a"), (7, "b")].map(|(nsid, bdev)| Namespace {
-            nsid,
-            bdev: bdev.to_owned(),
-        });
-        assert_eq!(nsid_with(&namespaces, "b"), Some(7));
-        assert_eq!(nsid_with(&namespaces, "c"), None);
-    }
-
-    #[test]
-    fn another_form_of_the_same_name_is_no_change_to_hosts() {
-        let of = |volume: &str, host_nsid| {
-            options(&NvmeNamespaceSpec {
-                volume_name_ref: volume.into(),
-                host_nsid,
-                ..Default::default()
-            })
-        };
-        assert!(same(&of("volumes/a", 1), &of("nullVolumes/a", 1)));
-        assert!(!same(&of("a", 1), &of("b", 1)));
-        assert!(!same(&of("a", 1), &of("a", 2)));
-        assert!(same(&of("a", 1), &of("a", 0)));
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 // The data path: hosts on the left, devices on the right, one column per stage.
 
 const STAGES = [
-  { title: 'Hosts', kinds: ['Host', 'NvmeHost'] },
+  { title: 'Hosts', kinds: ['Host', 'NvmeHost', 'NvmeNamespaceMask'] },
   { title: 'Controllers', kinds: ['NvmeController', 'VirtioBlk', 'VirtioScsiController'] },
   { title: 'Subsystems', kinds: ['NvmeSubsystem', 'VirtioScsiTarget'] },
   { title: 'Namespaces', kinds: ['NvmeNamespace', 'VirtioScsiLun'] },

@@ -50,6 +50,14 @@ impl Unusable {
         records.map(|(key, it)| (key.clone(), it.clone())).collect()
     }
 
+    /// Returns the first one whose key starts with this prefix.
+    pub(crate) fn first_under(&self, prefix: &str) -> Option<Key> {
+        let records = self.0.read();
+        let mut from = records.range(Key::from(prefix)..);
+        let (key, _) = from.next()?;
+        key.as_str().starts_with(prefix).then(|| key.clone())
+    }
+
     fn of(&self, key: &Key) -> Option<UnusableRecord> {
         self.0.read().get(key).cloned()
     }

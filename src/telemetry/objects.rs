@@ -62,6 +62,7 @@ pub(super) fn counts(services: &Services) -> Vec<Count> {
         services.nvme.nvme_controllers,
         services.nvme.nvme_namespaces,
         services.hosts.nvme_hosts,
+        services.masks.nvme_namespace_masks,
         services.nvme_remote.nvme_remote_controllers,
         services.nvme_remote.nvme_paths,
         services.credentials.nvme_credentials,

@@ -94,6 +94,23 @@ pub const IMPLEMENTED: &[Kind] = &[
         fixed: |_| vec![("hostnqn", json!("nqn.2022-09.io.spdk"))],
     },
     Kind {
+        message: "NvmeNamespaceMask",
+        sample: |place, n| {
+            let namespace = format!("{}/nvmeNamespaces/{}", place.parent, place.id(n));
+            json!({ "namespace": namespace, "hostnqns": [nqn_of(&format!("host-{n}"))] })
+        },
+        changes: |_| vec![("hostnqns", json!([nqn_of("another-host"), nqn_of("third")]))],
+        fixed: |place| {
+            vec![
+                ("hostnqns", json!(["nqn.2022-09.io.spdk"])),
+                (
+                    "namespace",
+                    json!(format!("{}/nvmeNamespaces/another", place.parent)),
+                ),
+            ]
+        },
+    },
+    Kind {
         message: "NvmeCredential",
         sample: |_, n| {
             let key = base64(dhchap_key(1));

@@ -30,7 +30,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 const STATUSES: [u16; 9] = [200, 400, 404, 405, 409, 429, 501, 503, 504];
 
 /// All kinds that can be created, dependents first.
-const KINDS: [&str; 18] = [
+const KINDS: [&str; 19] = [
     "VirtioScsiLun",
     "VirtioScsiController",
     "VirtioScsiTarget",
@@ -44,6 +44,7 @@ const KINDS: [&str; 18] = [
     "NvmeRemoteController",
     "NvmeController",
     "NvmeHost",
+    "NvmeNamespaceMask",
     "DiscoveryReferral",
     "NvmeSubsystem",
     "AioVolume",

@@ -156,6 +156,12 @@ pub fn cases(dir: &Path, port: u16) -> Vec<Case> {
             ("hostnqn", json!(nqn_of("another-host"))),
         ),
         case(
+            "NvmeNamespaceMask",
+            sub,
+            json!({ "namespace": format!("{sub}/nvmeNamespaces/later"), "hostnqns": [] }),
+            ("hostnqns", json!([nqn_of("a-host")])),
+        ),
+        case(
             "NvmeRemoteController",
             "",
             remote,

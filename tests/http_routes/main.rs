@@ -82,8 +82,8 @@ async fn remote_namespaces(routes: &Routes, path: &Case) {
 async fn every_route_answers_in_every_spelling() {
     let target = Target::start_with(Options::hugepages()).await;
     let routes = Routes::new(&target).await;
-    // The RPCs of the published API, and of four kinds of this project.
-    assert_eq!(routes.rpcs.len(), 88 + 4 * 6 + 1);
+    // The RPCs of the published API, and of five kinds of this project.
+    assert_eq!(routes.rpcs.len(), 88 + 5 * 6 + 1);
     let port = base(&routes).await;
     let cases = cases(target.scratch(), port);
     let client = target.client().await;

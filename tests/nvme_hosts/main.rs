@@ -9,6 +9,7 @@ mod exchange;
 mod hello;
 mod lost_namespace;
 mod made;
+mod masks;
 mod old_keys;
 mod refusals;
 mod rotation;

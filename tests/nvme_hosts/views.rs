@@ -11,15 +11,18 @@ use crate::common::{
     JsonRpc, Options, Resource, Target, eventually, malloc, name_of, namespace, subsystem,
 };
 
-const FIRST: &str = "nvmeSubsystems/s/nvmeNamespaces/first";
-const SECOND: &str = "nvmeSubsystems/s/nvmeNamespaces/second";
+/// Name of namespace 1 of [`two`].
+pub const FIRST: &str = "nvmeSubsystems/s/nvmeNamespaces/first";
+/// Name of namespace 2 of [`two`].
+pub const SECOND: &str = "nvmeSubsystems/s/nvmeNamespaces/second";
 
-fn seeing(hostnqn: &str, namespaces: &[&str]) -> Value {
+/// Returns an NvmeHost with a list of namespaces.
+pub fn seeing(hostnqn: &str, namespaces: &[&str]) -> Value {
     json!({ "hostnqn": hostnqn, "namespaces": namespaces })
 }
 
 /// Creates a subsystem with namespaces 1 and 2, without hosts and controllers.
-async fn two(target: &Target) -> Export {
+pub async fn two(target: &Target) -> Export {
     let client = target.client().await;
     let subsystem = subsystem(&client, "s", json!({})).await;
     for (id, nsid) in [("first", 1), ("second", 2)] {
@@ -38,7 +41,8 @@ async fn two(target: &Target) -> Export {
 }
 
 impl Export {
-    async fn listens(mut self) -> Self {
+    /// Creates its TCP listener.
+    pub async fn listens(mut self) -> Self {
         let (_, port) = crate::common::tcp_controller(&self.client, &self.subsystem).await;
         self.port = port;
         self
@@ -46,7 +50,7 @@ impl Export {
 }
 
 /// Returns the Identify data of a namespace, or of a list of namespace IDs.
-fn identify(admin: &mut Host, cns: u8, nsid: u32) -> Vec<u8> {
+pub fn identify(admin: &mut Host, cns: u8, nsid: u32) -> Vec<u8> {
     let cid = admin.cid();
     let command = Command::new(6, cid).nsid(nsid).put(40, &[cns]);
     let command = command.sgl(Sgl::Transport(4096));

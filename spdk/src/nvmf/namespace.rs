@@ -1,7 +1,7 @@
 //! Namespaces: bdevs that hosts see through a subsystem. When its bdev is removed, SPDK removes the namespace.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::ready;
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,6 +23,10 @@ use crate::timer::sleep;
 /// How to add a namespace.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
+    /// Name that its [mask](fn@mask) is found by; empty for none.
+    pub name: String,
+    /// Whether it must not be added before its mask is set.
+    pub masked: bool,
     /// Name of the bdev. The subsystem claims it exclusively.
     pub bdev: String,
     /// Namespace ID; 0 selects the lowest free one.
@@ -67,7 +71,7 @@ pub struct Namespace {
 ///
 /// ENODEV for an unknown subsystem or bdev, EBUSY for a claimed bdev, EEXIST for a namespace ID in use or an
 /// identifier (including one taken from the bdev) of another namespace in the subsystem, ERANGE for an ID above the
-/// subsystem's highest, ENOSPC if no ID is free.
+/// subsystem's highest, ENOSPC if no ID is free, EBUSY if its mask is to be set first.
 pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Error> {
     const OPERATION: &str = "add namespace";
     let options = options.clone();
@@ -83,6 +87,11 @@ pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Erro
                 let (uuid, metadata_size) =
                     about.map_or_else(Default::default, |info| (info.uuid, info.metadata_size));
                 check_identifiers(subsystem, OPERATION, &options, uuid)?;
+                if options.masked && !view::has_mask(&nqn, &options.name) {
+                    return Err(Error::new(OPERATION, libc::EBUSY)
+                        .with_detail("its mask, the hosts that may see it, is not set yet"));
+                }
+                let hidden = view::is_listed(&nqn, &options.name);
                 let kept = options.kept.clone().filter(|_| KEEPS_RESERVATIONS);
                 let kept = kept.map(|kept| cstr("name", &reservation::keep(spdk, kept)));
                 let kept = kept.transpose()?;
@@ -97,7 +106,7 @@ pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Erro
                         options.nguid.unwrap_or_default().as_ptr(),
                         options.eui64.unwrap_or_default().as_ptr(),
                         kept.as_ref().map_or(std::ptr::null(), |kept| kept.as_ptr()),
-                        view::is_listed(&nqn),
+                        hidden,
                     )
                 };
                 if nsid == 0 {
@@ -107,7 +116,7 @@ pub async fn add(spdk: Spdk, nqn: &str, options: &Options) -> Result<Added, Erro
                     )));
                 }
                 added.set(nsid);
-                view::list(spdk, &nqn, subsystem, nsid)?;
+                view::list(spdk, &nqn, subsystem, (nsid, &options.name), hidden)?;
                 let watch = bdev::watch(spdk, OPERATION, &options.bdev)?;
                 let bdev = watch.presence();
                 WATCHES.with_borrow_mut(|watches| watches.insert((nqn, nsid), watch));
@@ -286,9 +295,30 @@ async fn unlimited<F: Future<Output = Result<(), Error>>>(
     result
 }
 
-/// Drops the watches on the bdevs of removed namespaces.
+/// Drops the watches on the bdevs of removed namespaces, and their lists of hosts.
 pub(super) fn forget(nqn: &str, which: impl Fn(u32) -> bool) {
     WATCHES.with_borrow_mut(|watches| watches.retain(|(of, id), _| of != nqn || !which(*id)));
+    view::forget(nqn, which);
+}
+
+/// Sets the mask of the namespace that has this name, or will have it: the NQNs of the hosts that may see it, admitted or
+/// not; `None` for all. Connected hosts are notified of the change.
+///
+/// ENODEV for an unknown subsystem, EINVAL for an invalid NQN, ETIMEDOUT if the subsystem's I/O does not drain. After an
+/// error the previous mask is in force.
+pub async fn mask(
+    spdk: Spdk,
+    nqn: &str,
+    name: &str,
+    hosts: Option<BTreeSet<String>>,
+) -> Result<(), Error> {
+    view::mask(spdk, nqn, name, hosts).await
+}
+
+/// As [`mask`](fn@mask), for a namespace that is not there: the mask is in force when it is added, to whichever
+/// subsystem has the NQN then.
+pub fn note_mask(_: Spdk, nqn: &str, name: &str, hosts: Option<BTreeSet<String>>) {
+    view::note_mask(nqn, name, hosts);
 }
 
 fn absent(operation: &'static str, nqn: &str, nsid: u32) -> Error {

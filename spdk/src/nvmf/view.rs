@@ -1,13 +1,17 @@
 //! Visibility of a subsystem's namespaces, per host.
 //!
-//! A host sees all namespaces unless it was admitted with a list. While no host of a subsystem has a list, SPDK
-//! shows its namespaces to every host; from the first one on, each namespace has a list of the hosts that see it.
-//! Connected hosts are notified of changes. I/O to a namespace that becomes hidden fails with Invalid Namespace,
-//! like I/O to one that does not exist, except for commands in flight.
+//! A host sees all namespaces unless it was admitted with a list, its view; a namespace is shown to all hosts unless it
+//! has a mask, the hosts that may see it. A host sees what both allow. Masks belong to the names of namespaces, so that
+//! a mask can be set before its namespace is added, and remains when that is removed and added again.
+//!
+//! In SPDK a namespace is visible to all hosts or has a list of hosts. It has a list while it has a mask, or while any
+//! host of its subsystem has a view. Connected hosts are notified of changes. I/O to a namespace that becomes hidden
+//! fails with Invalid Namespace, like I/O to one that does not exist, except for commands in flight.
 
-use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::ready;
+use std::rc::Rc;
 
 use spdk_sys as sys;
 
@@ -28,52 +32,107 @@ pub enum View {
     Only(BTreeSet<u32>),
 }
 
-impl View {
-    fn has(&self, nsid: u32) -> bool {
-        match self {
-            Self::All => true,
-            Self::Only(nsids) => nsids.contains(&nsid),
+/// Visibility of the namespaces of one subsystem.
+#[derive(Debug, Default)]
+struct Visibility {
+    /// Namespace IDs that hosts see, of the hosts that do not see everything.
+    views: HashMap<String, BTreeSet<u32>>,
+    /// Hosts that may see a namespace, by the name of the namespace.
+    masks: HashMap<String, BTreeSet<String>>,
+    /// Names of the namespaces in SPDK, by ID, of those that were added with one.
+    names: HashMap<u32, String>,
+    /// Lists of the namespaces in SPDK, by ID, of those that have one.
+    lists: BTreeMap<u32, BTreeSet<String>>,
+}
+
+impl Visibility {
+    fn is_empty(&self) -> bool {
+        let Self {
+            views,
+            masks,
+            names,
+            lists,
+        } = self;
+        views.is_empty() && masks.is_empty() && names.is_empty() && lists.is_empty()
+    }
+
+    fn view(&self, host: &str) -> View {
+        let only = self.views.get(host);
+        only.map_or(View::All, |nsids| View::Only(nsids.clone()))
+    }
+
+    fn set_view(&mut self, host: &str, view: View) {
+        match view {
+            View::All => self.views.remove(host),
+            View::Only(nsids) => self.views.insert(host.to_owned(), nsids),
+        };
+    }
+
+    /// Sets the mask of the namespace with this name; returns the previous one.
+    fn set_mask(
+        &mut self,
+        name: &str,
+        hosts: Option<BTreeSet<String>>,
+    ) -> Option<BTreeSet<String>> {
+        match hosts {
+            Some(hosts) => self.masks.insert(name.to_owned(), hosts),
+            None => self.masks.remove(name),
         }
+    }
+
+    /// Returns the hosts that are to be on the list of a namespace; `None` for all hosts, without a list. A mask may
+    /// name hosts that are not admitted, since any host may connect to a subsystem that is open.
+    fn wanted(
+        &self,
+        nsid: u32,
+        name: Option<&str>,
+        admitted: &BTreeSet<String>,
+    ) -> Option<BTreeSet<String>> {
+        let mask = name.and_then(|name| self.masks.get(name));
+        if mask.is_none() && self.views.is_empty() {
+            return None;
+        }
+        let sees = |host: &&String| {
+            let view = self.views.get(*host);
+            view.is_none_or(|nsids| nsids.contains(&nsid))
+        };
+        let hosts = mask.unwrap_or(admitted).iter();
+        Some(hosts.filter(sees).cloned().collect())
+    }
+
+    fn name(&self, nsid: u32) -> Option<&str> {
+        self.names.get(&nsid).map(String::as_str)
     }
 }
 
 thread_local! {
-    /// Hosts that do not see everything, by the NQNs of subsystem and host.
-    static VIEWS: RefCell<HashMap<String, HashMap<String, BTreeSet<u32>>>> = RefCell::default();
-    /// Subsystems whose namespaces have lists of hosts.
-    static LISTED: RefCell<HashSet<String>> = RefCell::default();
+    /// Visibility of namespaces, by the NQN of the subsystem.
+    static ALL: RefCell<HashMap<String, Visibility>> = RefCell::default();
     /// Hosts that go on seeing the namespace whose visibility is being set.
     static STILL_SEEING: RefCell<BTreeSet<String>> = RefCell::default();
 }
 
-/// Returns what a host sees.
-fn view(nqn: &str, host: &str) -> View {
-    VIEWS.with_borrow(|views| {
-        let only = views.get(nqn).and_then(|hosts| hosts.get(host));
-        only.map_or(View::All, |nsids| View::Only(nsids.clone()))
-    })
-}
-
-fn set(nqn: &str, host: &str, view: View) {
-    VIEWS.with_borrow_mut(|views| {
-        let hosts = views.entry(nqn.to_owned()).or_default();
-        match view {
-            View::All => hosts.remove(host),
-            View::Only(nsids) => hosts.insert(host.to_owned(), nsids),
-        };
-        if hosts.is_empty() {
-            views.remove(nqn);
+fn with<T>(nqn: &str, access: impl FnOnce(&mut Visibility) -> T) -> T {
+    ALL.with_borrow_mut(|all| {
+        let of = all.entry(nqn.to_owned()).or_default();
+        let result = access(of);
+        if of.is_empty() {
+            all.remove(nqn);
         }
-    });
+        result
+    })
 }
 
 /// Sets what a host sees, whether it is admitted already or about to be. Rolled back on an error.
 pub(super) async fn show(spdk: Spdk, nqn: &str, host: &str, shown: View) -> Result<(), Error> {
-    let before = view(nqn, host);
-    set(nqn, host, shown);
-    let settled = settle(spdk, nqn, host, true).await;
+    let before = with(nqn, |of| {
+        let before = of.view(host);
+        of.set_view(host, shown);
+        before
+    });
+    let settled = settle_host(spdk, nqn, host, true).await;
     if settled.is_err() {
-        set(nqn, host, before);
+        with(nqn, |of| of.set_view(host, before));
     }
     settled
 }
@@ -81,80 +140,203 @@ pub(super) async fn show(spdk: Spdk, nqn: &str, host: &str, shown: View) -> Resu
 /// Forgets the view of a host that is no longer admitted. If the subsystem cannot be paused, other hosts' views are
 /// unaffected, and the stale list entries are removed by a later change.
 pub(super) async fn hide(spdk: Spdk, nqn: &str, host: &str) {
-    set(nqn, host, View::All);
-    if let Err(error) = settle(spdk, nqn, host, false).await {
+    with(nqn, |of| of.set_view(host, View::All));
+    if let Err(error) = settle_host(spdk, nqn, host, false).await {
         let what =
             format!("namespaces of {nqn:?} still have host {host:?} on their lists: {error}");
         log::note(sys::spdk_log_level_SPDK_LOG_WARN, what);
     }
 }
 
-/// Called before any host is allowed: removes the lists of the subsystem's namespaces.
+/// Called before any host is allowed: removes the lists of the subsystem's namespaces without a mask.
 pub(super) async fn open(spdk: Spdk, nqn: &str) -> Result<(), Error> {
-    settle(spdk, nqn, "", false).await
+    settle_host(spdk, nqn, "", false).await
 }
 
-/// Forgets a deleted subsystem.
+/// Sets the mask of the namespace with this name. Rolled back on an error.
+pub(super) async fn mask(
+    spdk: Spdk,
+    nqn: &str,
+    name: &str,
+    hosts: Option<BTreeSet<String>>,
+) -> Result<(), Error> {
+    super::find(spdk, "show namespaces", nqn)?;
+    let before = with(nqn, |of| of.set_mask(name, hosts));
+    let has_run = Rc::new(Cell::new(false));
+    let settled = settle_mask(spdk, nqn, name, &has_run).await;
+    let Err(error) = settled else { return Ok(()) };
+    with(nqn, |of| of.set_mask(name, before));
+    match has_run.get() {
+        true => Err(error.after_undo(settle_mask(spdk, nqn, name, &has_run).await)),
+        false => Err(error),
+    }
+}
+
+/// Sets the mask of the namespace with this name for when it is added, and leaves SPDK as it is.
+pub(super) fn note_mask(nqn: &str, name: &str, hosts: Option<BTreeSet<String>>) {
+    with(nqn, |of| of.set_mask(name, hosts));
+}
+
+/// Returns whether the namespace with this name has a mask.
+pub(super) fn has_mask(nqn: &str, name: &str) -> bool {
+    with(nqn, |of| of.masks.contains_key(name))
+}
+
+/// Forgets a deleted subsystem, except for masks: they are deleted by themselves.
 pub(super) fn forget_all(nqn: &str) {
-    VIEWS.with_borrow_mut(|views| views.remove(nqn));
-    LISTED.with_borrow_mut(|listed| listed.remove(nqn));
+    with(nqn, |of| {
+        of.views.clear();
+        of.names.clear();
+        of.lists.clear();
+    });
 }
 
-/// Returns whether new namespaces of the subsystem stay hidden until [`list`] shows them.
-pub(super) fn is_listed(nqn: &str) -> bool {
-    LISTED.with_borrow(|listed| listed.contains(nqn))
+/// Forgets removed namespaces.
+pub(super) fn forget(nqn: &str, which: impl Fn(u32) -> bool) {
+    with(nqn, |of| {
+        of.names.retain(|nsid, _| !which(*nsid));
+        of.lists.retain(|nsid, _| !which(*nsid));
+    });
 }
 
-/// Shows a new namespace to the hosts that may see it. The subsystem must be paused.
-pub(super) fn list(spdk: Spdk, nqn: &str, subsystem: Subsystem, nsid: u32) -> Result<(), Error> {
-    if !is_listed(nqn) {
+/// Returns whether a new namespace of this name has to stay hidden until [`list`] shows it.
+pub(super) fn is_listed(nqn: &str, name: &str) -> bool {
+    with(nqn, |of| {
+        !of.views.is_empty() || of.masks.contains_key(name)
+    })
+}
+
+/// Shows a new namespace, `hidden` or not, to the hosts that may see it. The subsystem must be paused.
+pub(super) fn list(
+    spdk: Spdk,
+    nqn: &str,
+    subsystem: Subsystem,
+    (nsid, name): (u32, &str),
+    hidden: bool,
+) -> Result<(), Error> {
+    with(nqn, |of| {
+        // Of before a loss of its bdev, by which SPDK removed it.
+        of.names.retain(|id, it| *id != nsid && it != name);
+        if !name.is_empty() {
+            of.names.insert(nsid, name.to_owned());
+        }
+        match hidden {
+            true => of.lists.insert(nsid, BTreeSet::new()),
+            false => of.lists.remove(&nsid),
+        };
+    });
+    apply(subsystem, nqn, nsid, &admitted(spdk, nqn)?)
+}
+
+fn admitted(spdk: Spdk, nqn: &str) -> Result<BTreeSet<String>, Error> {
+    Ok(host::list(spdk, nqn)?.into_iter().collect())
+}
+
+/// Reconciles SPDK with the views of all admitted hosts and of `host`, which is being admitted (`comes`) or removed.
+async fn settle_host(spdk: Spdk, nqn: &str, host: &str, comes: bool) -> Result<(), Error> {
+    if with(nqn, |of| of.views.is_empty() && of.lists.is_empty()) {
         return Ok(());
     }
-    for host in host::list(spdk, nqn)? {
-        tell(subsystem, nsid, &host, view(nqn, &host).has(nsid))?;
+    let mut hosts = admitted(spdk, nqn)?;
+    change(&mut hosts, host, comes);
+    // Masks alone do not depend on who is admitted.
+    let is_settled = with(nqn, |of| {
+        let as_wanted = |(nsid, list): (&u32, &BTreeSet<String>)| {
+            of.wanted(*nsid, of.name(*nsid), &hosts).as_ref() == Some(list)
+        };
+        of.views.is_empty() && of.lists.iter().all(as_wanted)
+    });
+    if is_settled {
+        return Ok(());
+    }
+    let (name, host) = (nqn.to_owned(), host.to_owned());
+    paused(spdk, "show namespaces", nqn, 0, move |subsystem| {
+        let settle = || {
+            let mut hosts = admitted(spdk, &name)?;
+            change(&mut hosts, &host, comes);
+            let all = namespace::list(spdk, &name)?;
+            all.iter()
+                .try_for_each(|of| apply(subsystem, &name, of.nsid, &hosts))
+        };
+        ready(settle())
+    })
+    .await
+}
+
+fn change(hosts: &mut BTreeSet<String>, host: &str, comes: bool) {
+    match comes {
+        true => hosts.insert(host.to_owned()),
+        false => hosts.remove(host),
+    };
+}
+
+/// Reconciles SPDK with the mask of the namespace with this name, if that is added. `has_run` tells whether anything
+/// was tried.
+async fn settle_mask(
+    spdk: Spdk,
+    nqn: &str,
+    name: &str,
+    has_run: &Rc<Cell<bool>>,
+) -> Result<(), Error> {
+    let find = |of: &mut Visibility| {
+        let mut names = of.names.iter();
+        let found = names.find(|(_, it)| *it == name);
+        found.map(|(nsid, _)| *nsid)
+    };
+    let Some(nsid) = with(nqn, find) else {
+        return Ok(());
+    };
+    let (subnqn, name, has_run) = (nqn.to_owned(), name.to_owned(), Rc::clone(has_run));
+    paused(spdk, "show namespaces", nqn, 0, move |subsystem| {
+        let settle = || {
+            // SPDK removes a namespace whose bdev goes away, also while this waited for the pause.
+            let is_it = with(&subnqn, |of| of.name(nsid) == Some(&name));
+            if !is_it || !namespace::exists(spdk, &subnqn, nsid) {
+                return Ok(());
+            }
+            has_run.set(true);
+            apply(subsystem, &subnqn, nsid, &admitted(spdk, &subnqn)?)
+        };
+        ready(settle())
+    })
+    .await
+}
+
+/// Reconciles the list of one namespace in SPDK. The subsystem must be paused.
+fn apply(
+    subsystem: Subsystem,
+    nqn: &str,
+    nsid: u32,
+    admitted: &BTreeSet<String>,
+) -> Result<(), Error> {
+    let (wanted, before) = with(nqn, |of| {
+        let wanted = of.wanted(nsid, of.name(nsid), admitted);
+        (wanted, of.lists.get(&nsid).cloned())
+    });
+    let still_seeing = match &before {
+        None => wanted.clone().unwrap_or_default(),
+        Some(_) => BTreeSet::new(),
+    };
+    set_listed(subsystem, nsid, wanted.is_some(), still_seeing)?;
+    let Some(wanted) = wanted else {
+        with(nqn, |of| of.lists.remove(&nsid));
+        return Ok(());
+    };
+    let before = before.unwrap_or_default();
+    with(nqn, |of| of.lists.insert(nsid, before.clone()));
+    for host in before.difference(&wanted) {
+        tell(subsystem, nsid, host, false)?;
+        on_list(nqn, nsid, |list| list.remove(host));
+    }
+    for host in wanted.difference(&before) {
+        tell(subsystem, nsid, host, true)?;
+        on_list(nqn, nsid, |list| list.insert(host.clone()));
     }
     Ok(())
 }
 
-/// Reconciles SPDK with the views of all admitted hosts and of `host`, which is being admitted (`comes`) or removed.
-async fn settle(spdk: Spdk, nqn: &str, host: &str, comes: bool) -> Result<(), Error> {
-    const OPERATION: &str = "show namespaces";
-    let (was, is) = (
-        is_listed(nqn),
-        VIEWS.with_borrow(|views| views.contains_key(nqn)),
-    );
-    if !was && !is {
-        return Ok(());
-    }
-    let (name, host) = (nqn.to_owned(), host.to_owned());
-    paused(spdk, OPERATION, nqn, 0, move |subsystem| {
-        let change = || {
-            let mut hosts = host::list(spdk, &name)?;
-            hosts.retain(|other| *other != host);
-            let hosts: Vec<_> = std::iter::once((host, comes))
-                .chain(hosts.into_iter().map(|other| (other, true)))
-                .collect();
-            for namespace in namespace::list(spdk, &name)? {
-                let nsid = namespace.nsid;
-                let sees = |(host, stays): &(String, bool)| *stays && view(&name, host).has(nsid);
-                let still_seeing = hosts.iter().filter(|host| !was && sees(host));
-                let still_seeing = still_seeing.map(|(host, _)| host.clone()).collect();
-                set_listed(subsystem, nsid, is, still_seeing)?;
-                if is {
-                    for host in &hosts {
-                        tell(subsystem, nsid, &host.0, sees(host))?;
-                    }
-                }
-            }
-            LISTED.with_borrow_mut(|listed| match is {
-                true => listed.insert(name),
-                false => listed.remove(&name),
-            });
-            Ok(())
-        };
-        ready(change())
-    })
-    .await
+fn on_list(nqn: &str, nsid: u32, access: impl FnOnce(&mut BTreeSet<String>) -> bool) {
+    with(nqn, |of| of.lists.get_mut(&nsid).map(access));
 }
 
 /// Gives a namespace a list of hosts, or makes it visible to all. The subsystem must be paused.
@@ -192,4 +374,55 @@ fn tell(subsystem: Subsystem, nsid: u32, host: &str, sees: bool) -> Result<(), E
     // SAFETY: runs on the app thread; the caller has paused the subsystem; SPDK copies the string.
     let rc = unsafe { change(subsystem.as_ptr(), nsid, c_host.as_ptr(), 0) };
     check_status(OPERATION, rc).map_err(|error| error.with_detail(format!("host {host:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_host_sees_what_its_view_and_the_mask_allow() {
+        let mut of = Visibility::default();
+        let admitted = hosts(&["a", "b", "c"]);
+        let wanted = |of: &Visibility, nsid, name| of.wanted(nsid, Some(name), &admitted);
+        assert_eq!(wanted(&of, 1, "one"), None);
+        of.set_mask("one", Some(hosts(&["a", "stranger"])));
+        assert_eq!(wanted(&of, 1, "one"), Some(hosts(&["a", "stranger"])));
+        assert_eq!(wanted(&of, 2, "two"), None, "it has no mask");
+
+        of.set_view("b", View::Only(BTreeSet::from([2])));
+        assert_eq!(wanted(&of, 1, "one"), Some(hosts(&["a", "stranger"])));
+        assert_eq!(wanted(&of, 2, "two"), Some(admitted.clone()));
+        assert_eq!(wanted(&of, 3, "three"), Some(hosts(&["a", "c"])));
+        of.set_view("a", View::Only(BTreeSet::from([2])));
+        assert_eq!(wanted(&of, 1, "one"), Some(hosts(&["stranger"])));
+
+        of.set_mask("one", Some(BTreeSet::new()));
+        assert_eq!(wanted(&of, 1, "one"), Some(BTreeSet::new()), "nobody");
+        of.set_mask("one", None);
+        for host in ["a", "b"] {
+            of.set_view(host, View::All);
+        }
+        assert!(of.is_empty());
+    }
+
+    #[test]
+    fn masks_outlive_their_subsystem_and_their_namespaces() {
+        with("s", |of| {
+            of.set_view("a", View::Only(BTreeSet::new()));
+            of.names.insert(1, "one".to_owned());
+            of.lists.insert(1, BTreeSet::new());
+        });
+        note_mask("s", "one", Some(BTreeSet::new()));
+        forget("s", |nsid| nsid == 1);
+        assert!(has_mask("s", "one") && is_listed("s", "two"));
+        forget_all("s");
+        assert!(is_listed("s", "one") && !is_listed("s", "two"));
+        note_mask("s", "one", None);
+        assert!(ALL.with_borrow(HashMap::is_empty));
+    }
 }
