@@ -33,6 +33,7 @@ pub use nvme_host::NvmeHosts;
 pub use nvme_host_service::NvmeHostService;
 pub use nvme_namespace::NvmeNamespaces;
 pub use nvme_namespace_mask::NvmeNamespaceMasks;
+pub(crate) use nvme_namespace_mask::check_namespace;
 pub use nvme_subsystem::NvmeSubsystems;
 pub(crate) use old_keys::EndOldKeys;
 pub use reservations::Reservations;

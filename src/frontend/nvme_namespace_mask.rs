@@ -78,11 +78,6 @@ impl Kind for NvmeNamespaceMasks {
     const STAGE: Stage = Stage::Export;
 
     fn check(&self, object: &NvmeNamespaceMask, violations: &mut Violations) {
-        if let Err(reason) =
-            check_name(&object.namespace).and_then(|()| check_id(&object.namespace))
-        {
-            violations.add("namespace", reason);
-        }
         let number = object.hostnqns.len();
         if number > MAX_HOSTS {
             violations.add("hostnqns", format!("{number} hosts: at most {MAX_HOSTS}"));
@@ -191,6 +186,10 @@ fn check_parent(name: &Name, object: &NvmeNamespaceMask) -> Result<(), Error> {
 }
 
 /// Checks that a namespace can have this name: it may not exist yet.
+pub(crate) fn check_namespace(name: &str) -> Result<(), String> {
+    check_name(name).and_then(|()| check_id(name))
+}
+
 fn check_id(namespace: &str) -> Result<(), String> {
     let id = namespace.rsplit('/').next().unwrap_or_default();
     // IDs that the server generates.

@@ -11,7 +11,7 @@ use spdk::nvmf::subsystem;
 use spdk::vhost::{blk, scsi};
 
 use super::forms::{
-    A_UUID, IP, MODEL, NQN, PATH, PEER_IP, PORT, SERIAL, SERVICE_NQN, TARGET, VOLUME,
+    A_UUID, IP, MODEL, NAMESPACE, NQN, PATH, PEER_IP, PORT, SERIAL, SERVICE_NQN, TARGET, VOLUME,
 };
 pub use super::forms::{CONTROL, Form, ID, IPV4, IPV6};
 use crate::backend::MAX_BLOCK_SIZE;
@@ -98,6 +98,7 @@ pub fn of(kind: &str, path: &str) -> Option<Bound> {
         ("NvmeController", "spec.fabrics_id.traddr") => Text(&IP),
         ("NvmeController", "spec.fabrics_id.adrfam") => FAMILIES,
         ("NvmeNamespace", "spec.host_nsid") => Within(1, MAX_NAMESPACES),
+        ("NvmeNamespaceMask", "namespace") => Text(&NAMESPACE),
         ("NvmePath", "trtype") => Values(&[
             "NVME_TRANSPORT_TYPE_TCP",
             "NVME_TRANSPORT_TYPE_RDMA",

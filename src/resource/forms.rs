@@ -184,6 +184,15 @@ pub(super) static VOLUME: Form = Form {
     check: |text| VolumeRef::parse(text).map(|_| ()),
 };
 
+/// Name of a namespace that a mask is for, whose ID a client or the server has chosen.
+pub(super) static NAMESPACE: Form = Form {
+    pattern: "nvmeSubsystems/[^/\\u0000-\\u001f\\u007f-\\u009f]+/nvmeNamespaces/\
+              (?:[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})",
+    never: Some("/[0-9a-f]{32}$"),
+    most: "nvmeSubsystems/".len() + "/nvmeNamespaces/".len() + 2 * id::MAX_LEN,
+    check: crate::frontend::check_namespace,
+};
+
 impl Form {
     /// Checks a text; the error says what is wrong.
     pub(super) fn check(&self, text: &str) -> Result<(), String> {
