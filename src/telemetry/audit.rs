@@ -76,7 +76,8 @@ impl Audit {
                 None
             })
         });
-        let head = match known.filter(|known| known.is_missing_in(tail.head)) {
+        let missing = known.filter(|known| known.is_missing_in(tail.head));
+        let head = match missing {
             // Where the file was rotated away nothing is missing. Otherwise the gap stays visible in the chain.
             Some(known) => {
                 if !is_new {
@@ -106,8 +107,10 @@ impl Audit {
             begins: is_new && head != Head::NONE,
             kept,
             kept_head: None,
+            kept_fails: false,
             due: (head != Head::NONE).then(Instant::now),
-            cut: tail.cut,
+            // A fragment in an older file is not before the first line of a new one.
+            cut: tail.cut.filter(|_| !is_new || missing.is_none()),
             unwritten: 0,
             torn: tail.torn,
             warnings: RateLimit::default(),
@@ -197,6 +200,8 @@ struct Writer {
     kept: Option<Kept>,
     /// The last line that `kept` has.
     kept_head: Option<Head>,
+    /// `kept` could not be written, which the log tells once.
+    kept_fails: bool,
     /// When `kept` has to be written.
     due: Option<Instant>,
     /// What was written since then of incomplete lines.
@@ -257,12 +262,15 @@ impl Writer {
             return;
         }
         match self.file.sync_data().and_then(|()| kept.write(self.head)) {
-            Ok(()) => self.kept_head = Some(self.head),
+            Ok(()) => {
+                self.kept_head = Some(self.head);
+                self.kept_fails = false;
+            }
             Err(error) => {
                 self.due = Some(Instant::now() + RETRY);
-                if let Some(more) = self.warnings.allow() {
-                    let file = self.shared.path.display();
-                    tracing::warn!(%file, %error, more, "audit log: what its last line is cannot be kept");
+                if !std::mem::replace(&mut self.kept_fails, true) {
+                    let file = kept.path().display();
+                    tracing::warn!(%file, %error, "audit log: what its last line is cannot be kept");
                 }
             }
         }
@@ -276,6 +284,9 @@ impl Writer {
                 self.begins = is_empty(&file) && self.head != Head::NONE;
                 self.file = file;
                 self.torn = false;
+                // Whoever has rotated the log may have rotated that file too.
+                self.kept_head = None;
+                self.due = (self.head != Head::NONE).then(Instant::now);
                 tracing::info!(
                     file = %self.shared.path.display(),
                     last = %self.head,

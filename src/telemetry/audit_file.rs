@@ -59,9 +59,10 @@ impl Kept {
         regular.then(|| Self::of(log))
     }
 
-    /// The file beside a log.
+    /// The file beside a log, or beside what a link is to.
     pub(crate) fn of(log: &Path) -> Self {
-        Self(with(log, ".head"))
+        let log = std::fs::canonicalize(log).unwrap_or(log.to_owned());
+        Self(with(&log, ".head"))
     }
 
     /// Path of the file.
@@ -75,17 +76,18 @@ impl Kept {
     /// It cannot be read, or has another form.
     pub(crate) fn read(&self) -> io::Result<Option<Head>> {
         const MOST: u64 = 256;
+        let wrong =
+            |kind, reason: String| io::Error::new(kind, format!("{}: {reason}", self.0.display()));
+        let fail = |error: io::Error| wrong(error.kind(), error.to_string());
         let file = match File::open(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file?,
+            file => file.map_err(fail)?,
         };
         let mut text = String::new();
-        file.take(MOST).read_to_string(&mut text)?;
-        let wrong = |reason: String| {
-            let message = format!("{}: {reason}", self.0.display());
-            io::Error::new(io::ErrorKind::InvalidData, message)
-        };
-        text.trim_ascii_end().parse().map(Some).map_err(wrong)
+        file.take(MOST).read_to_string(&mut text).map_err(fail)?;
+        let head = text.trim_ascii_end().parse();
+        head.map(Some)
+            .map_err(|reason| wrong(io::ErrorKind::InvalidData, reason))
     }
 
     /// Replaces it.

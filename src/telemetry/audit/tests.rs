@@ -166,6 +166,7 @@ fn writer_of(path: &Path, file: File) -> Writer {
         begins: false,
         kept: None,
         kept_head: None,
+        kept_fails: false,
         due: None,
         cut: None,
         unwritten: 0,
@@ -269,4 +270,23 @@ fn what_is_kept_of_the_last_line_is_never_ahead_of_the_disk() {
         .expect("opened");
     writer.keep();
     assert_eq!(known(&path).map(Head::seq), Some(1));
+}
+
+#[test]
+fn the_file_beside_a_log_is_beside_what_a_link_is_to_and_comes_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (path, link) = (dir.path().join("audit"), dir.path().join("link"));
+    std::fs::write(&path, "").expect("written");
+    std::os::unix::fs::symlink(&path, &link).expect("linked");
+    let audit = start(&link);
+    send(&audit, 1);
+    audit.finish();
+    assert_eq!(known(&path).map(Head::seq), Some(1));
+    assert!(!dir.path().join("link.head").exists());
+    // Whoever rotates the logs may take it away.
+    std::fs::remove_file(dir.path().join("audit.head")).expect("removed");
+    audit.shared.reopen.store(true, Ordering::Release);
+    audit.sender.send(Message::Reopen).expect("taken");
+    audit.finish();
+    assert_eq!(known(&link).map(Head::seq), Some(1));
 }

@@ -128,6 +128,11 @@ impl Head {
         self.seq > end.seq || self.seq == end.seq && self.hash != end.hash
     }
 
+    /// Whether this is the line before the one of this number, which has this hash for it.
+    pub(super) fn is_before(self, seq: u64, prev: Hash) -> bool {
+        self.seq.checked_add(1) == Some(seq) && self.hash == prev
+    }
+
     /// Number of the last line; 0 for an empty chain.
     pub(super) fn seq(self) -> u64 {
         self.seq

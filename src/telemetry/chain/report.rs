@@ -3,10 +3,11 @@
 use super::Head;
 use super::verify::{Finding, Place, Section, Strange, Why};
 
-/// Adds the findings. Returns the first sequence number and the last line.
+/// Adds the findings; `before` is a line that is known from elsewhere. Returns the first sequence number and the last line.
 pub(super) fn report(
     sections: &[Section],
     at_end: &[Strange],
+    before: Option<Head>,
     findings: &mut Vec<Finding>,
 ) -> Option<(u64, Head)> {
     let mut kept = heaviest(sections);
@@ -59,11 +60,13 @@ pub(super) fn report(
         find(strange.place, describe(strange.why).to_owned());
     }
     let (first, last) = (kept.first()?, kept.last()?);
-    if !first.begins_file && first.strange.is_empty() {
+    let is_known = before.is_some_and(|before| before.is_before(first.from, first.prev));
+    if !first.begins_file && !is_known && first.strange.is_empty() {
         find(
             first.first,
             format!(
-                "a file does not begin with line {}: those before it were taken out, or the file before is not given",
+                "a file does not begin with line {}, unless copytruncate or an earlier version made it: lines before it were \
+                 taken out, or the file before is not given; --kept with its last line does in its place",
                 first.from
             ),
         );

@@ -217,6 +217,36 @@ fn with_a_key_lines_of_others_are_told_of() {
     }
 }
 
+/// As after a rotation by a version that wrote no begin, or right after any, before the file beside the log follows.
+#[test]
+fn files_may_begin_right_after_a_line_that_is_known() {
+    let ten = ten();
+    let last = verified(Hasher::Plain, &[&ten]).range.expect("lines").1;
+    let later = chain(&Hasher::Plain, last, 3).join("\n") + "\n";
+    let found = |kept, known: Option<Head>, text: &str| {
+        let mut verifier = Verifier::new(Hasher::Plain, kept);
+        if let Some(known) = known {
+            verifier.reaches(known, "FILE.head");
+        }
+        verifier.read("f", text.as_bytes()).expect("read");
+        verifier.finish().findings
+    };
+    assert_eq!(found(Some(last), Some(last), &later), Vec::<String>::new());
+    let told = found(None, Some(last), &later);
+    assert!(
+        told.len() == 1 && told[0].contains("does not begin with line 11"),
+        "{told:?}"
+    );
+    // What is known is another line, or an older one.
+    let other = Head {
+        hash: Hash::NONE,
+        ..last
+    };
+    assert_eq!(found(Some(other), None, &later).len(), 2);
+    let (_, rest) = later.split_once('\n').expect("lines");
+    assert_eq!(found(Some(last), None, rest).len(), 2);
+}
+
 #[test]
 fn lines_taken_out_at_the_end_are_told_of_by_what_was_kept() {
     let lines = ten();

@@ -216,8 +216,11 @@ impl Verifier {
         self.lines += 1;
         self.cut_before(place, line);
         self.between = Cut::new(&self.hasher);
+        let is_first = self.sections.is_empty();
         for wanted in &mut self.wanted {
             wanted.found |= wanted.head == line.head();
+            // The files begin right after it.
+            wanted.found |= is_first && wanted.head.is_before(line.seq, line.prev);
         }
         let strange = std::mem::take(&mut self.strange);
         match self.sections.last_mut() {
@@ -300,7 +303,9 @@ impl Verifier {
                     .to_owned(),
             );
         }
-        outcome.range = report(&self.sections, &self.strange, &mut self.findings);
+        let kept = self.wanted.iter().find(|wanted| !wanted.is_last);
+        let kept = kept.map(|wanted| wanted.head);
+        outcome.range = report(&self.sections, &self.strange, kept, &mut self.findings);
         self.report_wanted(outcome.range.map_or(0, |(_, last)| last.seq));
         if let Some((from @ 2.., _)) = outcome.range {
             outcome.notes.push(format!(
