@@ -69,7 +69,7 @@ async fn export(handle: &Handle, nqn: &'static str, bdev: &'static str) {
         uuid: Some(if nqn == NQN { [8; 16] } else { [6; 16] }),
         nguid: Some(if nqn == NQN { [7; 16] } else { [5; 16] }),
         eui64: Some([1, 2, 3, 4, 5, 6, 7, 8]),
-        kept: None,
+        ..namespace::Options::default()
     }).await)
     .expect("a namespace");
 }

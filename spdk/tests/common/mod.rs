@@ -104,10 +104,7 @@ pub async fn subsystem_of(handle: &Handle, nqn: &'static str, bdev: &'static str
     run!(handle, s => namespace::add(s, nqn, &namespace::Options {
         bdev: bdev.to_owned(),
         nsid: 1,
-        uuid: None,
-        nguid: None,
-        eui64: None,
-        kept: None,
+        ..namespace::Options::default()
     }).await)
     .expect("a namespace");
 }
