@@ -11,7 +11,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use serde_json::json;
 
 use crate::common::{Random, Resource};
-use crate::lab::Lab;
+use crate::lab::{Lab, patiently};
 use crate::vhost_user::{Connection, Disk, Kind, Message, Session, flag, request};
 
 /// An incomplete message that is never continued.
@@ -19,18 +19,20 @@ pub fn a_header_without_its_payload_delays_no_other_client(
     lab: &mut Lab,
     kind: Kind,
 ) -> Connection {
+    let victim = lab.victim(kind);
+    // A device has one client: a new one is refused until the target has noticed that the last has gone.
+    let sent = |bytes: &[u8]| {
+        patiently(|| {
+            let mut connection = Connection::open(&victim)?;
+            connection.send_bytes(bytes, &[]).map(|()| connection)
+        })
+    };
     for bytes in [1, 11] {
-        let mut connection = Connection::open(&lab.victim(kind)).expect("the device accepts");
         let whole = Message::new(request::GET_FEATURES).encode();
-        connection
-            .send_bytes(&whole[..bytes], &[])
-            .expect("the message is sent");
+        let _held = sent(&whole[..bytes]);
         lab.undisturbed("while a header is incomplete");
     }
-    let mut connection = Connection::open(&lab.victim(kind)).expect("the device accepts");
-    let header = Message::new(request::SET_FEATURES).declared(8);
-    connection.send(&header).expect("the message is sent");
-    connection
+    sent(&Message::new(request::SET_FEATURES).declared(8).encode())
 }
 
 pub fn unexpected_file_descriptors_are_closed(lab: &mut Lab, kind: Kind) -> Option<Session> {
