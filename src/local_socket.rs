@@ -2,11 +2,12 @@
 
 use std::fs::Permissions;
 use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::umask;
 
 use crate::private_dir;
@@ -71,11 +72,22 @@ pub fn occupant(path: &Path) -> Result<Occupant, String> {
 /// (SO_PEERCRED) has no right.
 ///
 /// # Errors
-/// One line, with the path.
+/// One line, with the path. Something else is there, such as a link that somebody has put in the socket's place: it is left
+/// as it is.
 pub fn admit_users(path: &Path, all: bool) -> Result<(), String> {
+    let fail = |reason: String| format!("{}: {reason}", path.display());
+    // The mode is that of what has been looked at, whatever the path becomes meanwhile.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let socket = rustix::fs::open(path, flags, Mode::empty());
+    let socket = std::fs::File::from(socket.map_err(|error| fail(error.to_string()))?);
+    let about = socket.metadata().map_err(|error| fail(error.to_string()))?;
+    if !about.file_type().is_socket() {
+        return Err(fail("it is no socket any more".to_owned()));
+    }
     let mode = if all { 0o666 } else { 0o600 };
-    std::fs::set_permissions(path, Permissions::from_mode(mode))
-        .map_err(|error| format!("{}: {error}", path.display()))
+    let itself = format!("/proc/self/fd/{}", socket.as_raw_fd());
+    std::fs::set_permissions(itself, Permissions::from_mode(mode))
+        .map_err(|error| fail(error.to_string()))
 }
 
 /// The topmost directory above a socket that not all users may traverse.
@@ -139,6 +151,30 @@ impl Drop for File {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_are_admitted_to_the_socket_itself_and_to_nothing_in_its_place() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [path, other] = ["api.sock", "other"].map(|name| dir.path().join(name));
+        let mode = |path: &Path| {
+            let about = path.symlink_metadata().expect("it is there");
+            about.permissions().mode() & 0o777
+        };
+        let _listener = UnixListener::bind(&path).expect("a socket");
+        for (all, expected) in [(true, 0o666), (false, 0o600)] {
+            assert_eq!(admit_users(&path, all), Ok(()));
+            assert_eq!(mode(&path), expected);
+        }
+        std::fs::write(&other, "data").expect("written");
+        std::fs::set_permissions(&other, Permissions::from_mode(0o640)).expect("it is ours");
+        std::fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink(&other, &path).expect("linked");
+        for wrong in [&path, &other] {
+            let error = admit_users(wrong, true).expect_err("no socket");
+            assert!(error.contains("it is no socket any more"), "{error}");
+        }
+        assert_eq!(mode(&other), 0o640);
+    }
 
     #[test]
     fn only_a_socket_without_a_listener_is_removed() {

@@ -20,6 +20,8 @@ pub struct Reload {
     running: Config,
     tls: Option<Tls>,
     access: Access,
+    /// Whether all users may connect to listen-uds.
+    is_open: bool,
     set_log_level: SetLogLevel,
     /// Stamps of the TLS files at the last check.
     seen: Option<Stamps>,
@@ -54,6 +56,7 @@ impl Reload {
             line,
             running,
             tls,
+            is_open: access.has_users(),
             access,
             set_log_level,
             seen: None,
@@ -158,8 +161,14 @@ impl Reload {
         let files = new.tls.as_ref().filter(|_| self.tls.is_some());
         let tls = files.map(Tls::read).transpose()?;
         self.access.reload()?;
-        if let Err(error) = open_to_users(&self.running, &self.access) {
-            tracing::warn!(%error, "the access of users to listen-uds stays as it was");
+        // Otherwise the socket keeps the group and mode that an operator may have given it.
+        if self.access.has_users() != self.is_open {
+            match open_to_users(&self.running, &self.access) {
+                Ok(()) => self.is_open = self.access.has_users(),
+                Err(error) => {
+                    tracing::warn!(%error, "the access of users to listen-uds stays as it was");
+                }
+            }
         }
         if let (Some(in_force), Some(tls)) = (&self.tls, tls) {
             in_force.replace(&tls);

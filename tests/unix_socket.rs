@@ -208,5 +208,14 @@ async fn users_connect_by_their_grants_and_others_cannot_keep_them_out() {
     newcomer
         .fails("ListNullVolumes", json!({}), Code::Unauthenticated)
         .await;
+
+    // A reload that changes nothing of that leaves the socket as an operator made it.
+    let reloads = || target.log().matches("configuration reloaded").count();
+    let before = reloads();
+    std::fs::set_permissions(&socket, Permissions::from_mode(0o660)).expect("it is ours");
+    target.signal(Signal::HUP);
+    let reloaded = async || (reloads() > before).then_some(());
+    eventually("it is reloaded", Duration::from_secs(20), reloaded).await;
+    assert_eq!(mode(&socket), 0o660);
     target.stop();
 }
