@@ -1,8 +1,7 @@
 //! The encryption key of the state, and the places where it is looked up.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use aes_gcm_siv::aead::Generate;
@@ -173,20 +172,7 @@ fn parse(content: &[u8]) -> Option<StateKey> {
 /// Generates a key file, atomically, readable by its owner alone from the start.
 fn make(dir: &Path, path: &Path) -> std::io::Result<StateKey> {
     let key = StateKey::from(<[u8; LEN]>::generate());
-    let unfinished = dir.join(format!("{FILE}.new"));
-    match std::fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut options = File::options();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&unfinished)?;
-    file.write_all(key.bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&unfinished, path)?;
+    private_file::replace(path, key.bytes())?;
     File::open(dir)?.sync_all()?;
     Ok(key)
 }

@@ -2,14 +2,14 @@
 
 use std::ffi::OsString;
 use std::fs::{File, Metadata};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
 use super::chain::Head;
-use crate::private_dir;
+use crate::{private_dir, private_file};
 
 /// Mode of a new file: accessible to its owner only.
 pub(super) const MODE: u32 = 0o600;
@@ -62,7 +62,9 @@ impl Kept {
     /// The file beside a log, or beside what a link is to.
     pub(crate) fn of(log: &Path) -> Self {
         let log = std::fs::canonicalize(log).unwrap_or(log.to_owned());
-        Self(with(&log, ".head"))
+        let mut path = OsString::from(log);
+        path.push(".head");
+        Self(path.into())
     }
 
     /// Path of the file.
@@ -92,24 +94,8 @@ impl Kept {
 
     /// Replaces it.
     pub(super) fn write(&self, head: Head) -> io::Result<()> {
-        let new = with(&self.0, ".new");
-        let mut options = File::options();
-        let mut file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(MODE)
-            .open(&new)?;
-        writeln!(file, "{head}")?;
-        file.sync_data()?;
-        std::fs::rename(new, &self.0)
+        private_file::replace(&self.0, format!("{head}\n").as_bytes())
     }
-}
-
-fn with(path: &Path, end: &str) -> PathBuf {
-    let mut path = OsString::from(path);
-    path.push(end);
-    path.into()
 }
 
 fn check_kind(metadata: &Metadata) -> io::Result<()> {
