@@ -35,7 +35,7 @@ pub enum Group {
 
 impl Hash {
     /// All, with the names that nvme-cli and SPDK use.
-    pub const NAMES: [(&'static str, Self); 3] = [
+    const NAMES: [(&'static str, Self); 3] = [
         ("sha256", Self::Sha256),
         ("sha384", Self::Sha384),
         ("sha512", Self::Sha512),
@@ -44,7 +44,7 @@ impl Hash {
 
 impl Group {
     /// All, with the names that nvme-cli and SPDK use.
-    pub const NAMES: [(&'static str, Self); 5] = [
+    const NAMES: [(&'static str, Self); 5] = [
         ("null", Self::Null),
         ("ffdhe2048", Self::Ffdhe2048),
         ("ffdhe3072", Self::Ffdhe3072),

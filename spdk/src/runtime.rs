@@ -231,7 +231,7 @@ fn host(options: &Options, control: &CoreSet, opened: oneshot::Sender<Opened>) -
         app.num_entries = 0;
     }
 
-    // SAFETY: SPDK is not running yet, so nobody else accesses these options; its target reads it at creation, below.
+    // SAFETY: SPDK is not running yet, so nobody else accesses these options; its target reads them at creation, below.
     unsafe { sys::opi_nvmf_accept_dhchap(&options.dhchap.accepted()) };
     // SAFETY: `app` and the strings that it points to outlive the call, which blocks until SPDK has stopped;
     // `begin`, if called, takes ownership of `start`.

@@ -55,14 +55,13 @@ impl NvmeNamespaceMasks {
         Ok(Parent::of(&self.subsystems, &self.shared.registry, name)?.nqn)
     }
 
-    /// Sets the hosts that may see the namespace.
-    async fn mask(&self, name: &Name, object: &NvmeNamespaceMask) -> Result<(), Error> {
+    /// Sets the hosts that may see the namespace. A mask that is `kept` is that of the namespace from now on also where the
+    /// subsystem cannot be paused: its namespace is never added without it.
+    async fn mask(&self, name: &Name, object: &NvmeNamespaceMask, kept: bool) -> Result<(), Error> {
         let nqn = self.nqn(name)?;
         let (of, hosts) = (object.namespace.clone(), hosts_of(object));
-        let is_known = !object.name.is_empty();
         let masked = self.spdk.call(async move |spdk| {
-            if is_known {
-                // Also where the subsystem cannot be paused now: its namespace is never added without the mask.
+            if kept {
                 namespace::note_mask(spdk, &nqn, &of, Some(hosts.clone()));
             }
             namespace::mask(spdk, &nqn, &of, Some(hosts)).await
@@ -111,7 +110,8 @@ impl Kind for NvmeNamespaceMasks {
         object: NvmeNamespaceMask,
     ) -> Result<NvmeNamespaceMask, Error> {
         check_parent(name, &object)?;
-        self.mask(name, &object).await?;
+        let is_known = !object.name.is_empty();
+        self.mask(name, &object, is_known).await?;
         Ok(object)
     }
 
@@ -124,13 +124,8 @@ impl Kind for NvmeNamespaceMasks {
         if change.fields.has("namespace") {
             return Err(Error::immutable("namespace"));
         }
-        let (old, new) = (hosts_of(&change.old), hosts_of(&change.wanted));
-        if old != new {
-            let (nqn, of) = (self.nqn(name)?, change.wanted.namespace.clone());
-            let masked = self
-                .spdk
-                .call(async move |spdk| namespace::mask(spdk, &nqn, &of, Some(new)).await);
-            masked.await??;
+        if hosts_of(&change.old) != hosts_of(&change.wanted) {
+            self.mask(name, &change.wanted, false).await?;
         }
         Ok(change.wanted)
     }

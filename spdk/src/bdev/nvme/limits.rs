@@ -27,7 +27,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Default I/O timeout, the same as Linux's; the operator can set another.
 pub const DEFAULT_IO_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Sets the timeouts, and what peers may authenticate with. SPDK requires that the Keep Alive timeout does not exceed the I/O timeout.
+/// Sets the timeouts, and what peers may authenticate with. SPDK requires that the Keep Alive timeout does not exceed the
+/// I/O timeout.
 pub(crate) fn configure(_: Spdk, io_timeout: Duration, dhchap: Weakest) -> Result<(), Error> {
     let micros = |limit: Duration| u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
     let keep_alive = KEEP_ALIVE.min(io_timeout);
