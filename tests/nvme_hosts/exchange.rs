@@ -46,10 +46,7 @@ impl Lab {
         let target = Target::start_with(options).await;
         let hosts = [("alice", host(ALICE, "", &dhchap_key(1), &dhchap_key(2)))];
         let export = Export::new(&target, "s", &hosts).await;
-        let alice = Identity {
-            hostnqn: ALICE.to_owned(),
-            ..Identity::new(export.port, &export.nqn)
-        };
+        let alice = export.raw_host(ALICE);
         Self {
             target,
             export,

@@ -24,6 +24,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use common::nvme_tcp::Identity;
 use common::{
     Client, Initiator, Resource, Target, base64, eventually, malloc, name_of, namespace, nqn_of,
     subsystem, tcp_controller,
@@ -77,6 +78,14 @@ impl Export {
     /// Returns a host with this NQN.
     pub fn host(&self, hostnqn: &str) -> Initiator {
         Initiator::tcp(self.port, &self.nqn).with_host(hostnqn)
+    }
+
+    /// Returns a host of the test's own with this NQN.
+    pub fn raw_host(&self, hostnqn: &str) -> Identity {
+        Identity {
+            hostnqn: hostnqn.to_owned(),
+            ..Identity::new(self.port, &self.nqn)
+        }
     }
 
     /// Admits one more host; returns its name.

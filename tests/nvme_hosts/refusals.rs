@@ -152,10 +152,7 @@ async fn who_gives_up_or_falls_silent_while_it_authenticates_was_refused_and_is_
     let target = Target::start_with(Options::default().args(["--log-format", "json"])).await;
     let key = dhchap_key(1);
     let export = Export::new(&target, "s", &[("alice", host(ALICE, "", &key, ""))]).await;
-    let alice = Identity {
-        hostnqn: ALICE.to_owned(),
-        ..Identity::new(export.port, &export.nqn)
-    };
+    let alice = export.raw_host(ALICE);
     let connected = || {
         let mut host = alice.negotiated(Digests::OFF);
         host.connect(&alice, 0, 0xffff).expect("it may try");

@@ -5,7 +5,7 @@ use tonic::Code;
 
 use super::made::with;
 use super::{ALICE, BOB, Export, SOON, host, hosts_of, key_file, reads};
-use crate::common::nvme_tcp::{Digests, Identity};
+use crate::common::nvme_tcp::Digests;
 use crate::common::{
     Options, Resource, Target, base64, dhchap_key, expect_invalid, name_of, nqn_of, pcie_spec,
     psk_of, subsystem, tcp_spec,
@@ -224,10 +224,7 @@ async fn a_host_with_an_nqn_as_seen_in_the_field_is_served_where_any_host_is_or_
     let export = Export::new(&target, "any", &[]).await;
     let uuid = "nqn.2014-08.org.nvmexpress:uuid:";
     let longest = format!("{}{}", nqn_of(""), "x".repeat(223 - nqn_of("").len()));
-    let named = |hostnqn: &str| Identity {
-        hostnqn: hostnqn.to_owned(),
-        ..Identity::new(export.port, &export.nqn)
-    };
+    let named = |hostnqn: &str| export.raw_host(hostnqn);
     for hostnqn in [
         longest.as_str(),
         "nqn.2022-09.io.spdk",

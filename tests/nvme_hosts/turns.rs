@@ -40,10 +40,7 @@ async fn who_fails_to_authenticate_waits_for_its_turn_and_others_at_its_address_
         ("bob", host(BOB, "", &b, "")),
     ];
     let export = Export::new(&target, "s", &hosts).await;
-    let named = |name: &str| Identity {
-        hostnqn: name.to_owned(),
-        ..Identity::new(export.port, &export.nqn)
-    };
+    let named = |name: &str| export.raw_host(name);
     let [alice, bob] = [ALICE, BOB].map(named);
     fails(ELSEWHERE, &bob, 14).await;
 
@@ -118,10 +115,7 @@ async fn a_challenge_that_finds_no_room_has_failed_and_asking_again_keeps_nothin
     let target = Target::start().await;
     let hosts = [("alice", host(ALICE, "", &dhchap_key(1), ""))];
     let export = Export::new(&target, "s", &hosts).await;
-    let alice = Identity {
-        hostnqn: ALICE.to_owned(),
-        ..Identity::new(export.port, &export.nqn)
-    };
+    let alice = export.raw_host(ALICE);
     let mut host = comes(Ipv4Addr::LOCALHOST, &alice).await;
     negotiate(&mut host);
     let begun = Instant::now();

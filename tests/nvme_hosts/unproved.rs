@@ -24,10 +24,7 @@ const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 async fn export(target: &Target) -> (Export, Identity) {
     let hosts = [("alice", host(ALICE, "", &dhchap_key(1), ""))];
     let export = Export::new(target, "s", &hosts).await;
-    let alice = Identity {
-        hostnqn: ALICE.to_owned(),
-        ..Identity::new(export.port, &export.nqn)
-    };
+    let alice = export.raw_host(ALICE);
     (export, alice)
 }
 

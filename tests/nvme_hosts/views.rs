@@ -74,14 +74,10 @@ async fn a_host_with_a_list_sees_the_namespaces_of_it_and_no_trace_of_others() {
     )
     .await;
 
-    let alice = Identity {
-        hostnqn: ALICE.into(),
-        ..Identity::new(export.port, &export.nqn)
-    };
+    let alice = export.raw_host(ALICE);
     let bob = Identity {
-        hostnqn: BOB.into(),
         hostid: [7; 16],
-        ..alice.clone()
+        ..export.raw_host(BOB)
     };
     for (identity, sees) in [(alice, [true, false, false]), (bob, [true; 3])] {
         let mut admin = identity.admin(Digests::OFF);
@@ -191,10 +187,7 @@ async fn hosts_that_go_on_seeing_all_notice_nothing_of_another_ones_first_list()
     let export = two(&target).await;
     let alices = export.admit("alice", seeing(ALICE, &[])).await;
     let export = export.listens().await;
-    let alice = Identity {
-        hostnqn: ALICE.into(),
-        ..Identity::new(export.port, &export.nqn)
-    };
+    let alice = export.raw_host(ALICE);
     let mut admin = alice.admin(Digests::OFF);
     let event = admin.cid();
     let request = Command::new(0x0c, event);
@@ -244,14 +237,10 @@ async fn features_of_all_namespaces_are_those_of_visible_ones() {
     export.admit("alice", seeing(ALICE, &[FIRST])).await;
     export.admit("bob", seeing(BOB, &[])).await;
     let export = export.listens().await;
-    let alice = Identity {
-        hostnqn: ALICE.into(),
-        ..Identity::new(export.port, &export.nqn)
-    };
+    let alice = export.raw_host(ALICE);
     let bob = Identity {
-        hostnqn: BOB.into(),
         hostid: [7; 16],
-        ..alice.clone()
+        ..export.raw_host(BOB)
     };
     let mut hers = alice.admin(Digests::OFF);
     let mut his = bob.admin(Digests::OFF);

@@ -39,10 +39,7 @@ async fn a_weaker_hash_or_group_than_the_weakest_is_refused_however_the_offer_wa
     let target = Target::start_with(options).await;
     let key = dhchap_key(1);
     let export = Export::new(&target, "s", &[("alice", host(ALICE, "", &key, ""))]).await;
-    let alice = Identity {
-        hostnqn: ALICE.to_owned(),
-        ..Identity::new(export.port, &export.nqn)
-    };
+    let alice = export.raw_host(ALICE);
     // AUTH_Failure1, "authentication failed", and why: 4 is the hash, 5 the group.
     for (hashes, groups, why) in [
         (&[SHA256] as &[u8], &[FFDHE2048, FFDHE3072] as &[u8], 4),
