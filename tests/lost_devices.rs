@@ -242,6 +242,9 @@ async fn dependents_of_a_lost_volume_report_it_and_can_be_deleted() {
     let lun = json!({ "target_name_ref": "scsi", "volume_name_ref": "volumes/lun" });
     of("VirtioScsiLun").created("", "disk", lun).await;
 
+    let mask = json!({ "namespace": shown[0], "hostnqns": [] });
+    let mask = of("NvmeNamespaceMask").created(&over, "mask", mask).await;
+
     for id in ["plain", "beneath", "limited", "blk", "lun"] {
         let delete = Tool::rpc(&socket).args(["bdev_malloc_delete", id]);
         delete.run().await.expect("the command succeeds");
@@ -260,6 +263,13 @@ async fn dependents_of_a_lost_volume_report_it_and_can_be_deleted() {
     ] {
         fails_clearly(stats(&of(kind), name), "has gone").await;
     }
+    // Not those of another bdev of the name.
+    let other = Tool::rpc(&socket).args(["bdev_null_create", "plain", "4", "512"]);
+    other.run().await.expect("the command succeeds");
+    fails_clearly(stats(&of("NvmeNamespaceMask"), &name_of(&mask)), "has gone").await;
+    let delete = Tool::rpc(&socket).args(["bdev_null_delete", "plain"]);
+    delete.run().await.expect("the command succeeds");
+    of("NvmeNamespaceMask").deleted(&name_of(&mask)).await;
     let mut faster = limits("volumes/limited");
     faster["limits"]["max"]["rw_iops_kiops"] = 2.into();
     let refused = of("QosVolume").update("volumes/slow", faster, None).await;

@@ -1,5 +1,6 @@
-//! A subsystem that is deleted while SPDK pauses it by itself, for a namespace whose bdev is removed.
+//! A subsystem that is changed and deleted while SPDK pauses it by itself, for a namespace whose bdev is removed.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use spdk::bdev::delay::{self, Delays};
-use spdk::nvmf::{Address, listener, subsystem};
+use spdk::nvmf::{Address, listener, namespace, subsystem};
 use spdk::{Handle, Options, bdev};
 
 mod common;
@@ -39,6 +40,13 @@ async fn export(handle: &Handle, at: SocketAddr) {
     };
     run!(handle, s => delay::create(s, "slow", "base", delays).await).expect("a slow bdev");
     common::subsystem_of(handle, NQN, "slow").await;
+    common::malloc(handle, "gone").await;
+    run!(handle, s => namespace::add(s, NQN, &namespace::Options {
+        name: "gone".to_owned(),
+        bdev: "gone".to_owned(),
+        ..namespace::Options::default()
+    }).await)
+    .expect("a namespace");
     let address = Address::Tcp {
         ip: at.ip(),
         port: at.port(),
@@ -59,12 +67,13 @@ fn reading(at: SocketAddr) -> [Host; 2] {
     [admin, io]
 }
 
-/// Removes the namespace's bdev through SPDK's JSON-RPC, which does not mind that it is in use.
-fn remove(socket: &Path) -> String {
+/// Removes a namespace's bdev through SPDK's JSON-RPC, which does not mind that it is in use.
+fn remove(socket: &Path, method: &str, bdev: &str) -> String {
     let mut rpc = UnixStream::connect(socket).expect("SPDK's socket");
     let request =
-        br#"{"jsonrpc":"2.0","id":1,"method":"bdev_delay_delete","params":{"name":"slow"}}"#;
-    rpc.write_all(request).expect("the request is sent");
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"name":"{bdev}"}}}}"#);
+    rpc.write_all(request.as_bytes())
+        .expect("the request is sent");
     let mut answer = vec![0; 4096];
     let length = rpc.read(&mut answer).expect("an answer");
     answer.truncate(length);
@@ -87,9 +96,19 @@ async fn a_subsystem_that_is_stopped_while_it_is_paused_stays_stopped() {
     export(&handle, at).await;
     let connected = tokio::task::spawn_blocking(move || reading(at)).await;
     let hosts = connected.expect("connected");
+    let gone = socket.clone();
+    tokio::task::spawn_blocking(move || remove(&gone, "bdev_malloc_delete", "gone"))
+        .await
+        .expect("removed");
 
-    let removal = tokio::task::spawn_blocking(move || remove(&socket));
+    let removal = tokio::task::spawn_blocking({
+        let socket = socket.clone();
+        move || remove(&socket, "bdev_delay_delete", "slow")
+    });
     tokio::time::sleep(BEGIN).await;
+    // Nothing in SPDK has to be changed for the mask of a namespace that has gone.
+    run!(handle, s => namespace::mask(s, NQN, "gone", Some(BTreeSet::new())).await)
+        .expect("a mask");
     assert!(!removal.is_finished(), "the removal waits for the read");
     assert_eq!(
         run!(handle, s => subsystem::destroy(s, NQN).await),

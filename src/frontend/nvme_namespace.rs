@@ -358,11 +358,6 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
     }
 }
 
-/// Returns the bdev of a namespace.
-pub(super) fn bdev_of(object: &NvmeNamespace) -> String {
-    options(&spec_of(object)).bdev
-}
-
 /// Returns the NSID of a namespace.
 pub(super) fn nsid_of(object: &NvmeNamespace) -> u32 {
     options(&spec_of(object)).nsid

@@ -12,11 +12,10 @@ use spdk::nvmf::namespace;
 use uuid::Uuid;
 
 use super::is_gone;
-use super::nvme_namespace::{NvmeNamespaces, bdev_of, check_name};
+use super::nvme_namespace::{NvmeNamespaces, check_name};
 use super::nvme_subsystem::{NvmeSubsystems, Parent, check_nqn};
 use crate::api::own::NvmeNamespaceMask;
 use crate::api::storage::VolumeStats;
-use crate::backend::stats_of;
 use crate::error::{Error, Violations};
 use crate::resource::{
     CallContext, Change, Claims, Collection, Key, Kind, Name, Others, Registry, Shared, Stage,
@@ -162,10 +161,9 @@ impl Kind for NvmeNamespaceMasks {
 
     /// Returns the stats of the namespace; zeros while it is not there.
     async fn stats(&self, _: &Name, object: &NvmeNamespaceMask) -> Result<VolumeStats, Error> {
-        let key = Key::from(object.namespace.as_str());
-        match self.namespaces.object(&key) {
-            Some(namespace) => stats_of(&self.spdk, bdev_of(&namespace)).await,
-            None => Ok(VolumeStats::default()),
+        match self.namespaces.stats(&object.namespace).await {
+            Err(Error::NotFound { .. }) => Ok(VolumeStats::default()),
+            stats => stats,
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::{Collection, Key, Kind, Meta, Name};
+use crate::api::storage::VolumeStats;
+use crate::error::Error;
 
 /// The records of another kind, read-only.
 pub struct Others<K: Kind>(Arc<Collection<K>>);
@@ -21,6 +23,14 @@ impl<K: Kind> Others<K> {
     /// Returns all objects, secrets included, as [`object`](Self::object) does.
     pub fn objects(&self) -> Vec<(Name, K::Object)> {
         self.0.objects()
+    }
+
+    /// Reads SPDK's counters of the object with this name.
+    ///
+    /// # Errors
+    /// Those of [`Collection::stats`].
+    pub async fn stats(&self, name: &str) -> Result<VolumeStats, Error> {
+        self.0.stats(name).await
     }
 
     /// Returns whether there are no objects.

@@ -286,6 +286,10 @@ async fn settle_mask(
     let Some(nsid) = with(nqn, find) else {
         return Ok(());
     };
+    if !namespace::exists(spdk, nqn, nsid) {
+        forget(nqn, |id| id == nsid);
+        return Ok(());
+    }
     let (subnqn, name, has_run) = (nqn.to_owned(), name.to_owned(), Rc::clone(has_run));
     paused(spdk, "show namespaces", nqn, 0, move |subsystem| {
         let settle = || {

@@ -81,6 +81,11 @@ pub(crate) use run;
 /// Creates the TCP transport, and a malloc bdev of 2048 blocks of 512 bytes.
 pub async fn disk_for_tcp(handle: &Handle, name: &str) {
     run!(handle, s => transport::create(s, Transport::Tcp).await).expect("a TCP transport");
+    malloc(handle, name).await;
+}
+
+/// Creates a malloc bdev of 1 MiB.
+pub async fn malloc(handle: &Handle, name: &str) {
     let disk = bdev::malloc::Options {
         name: name.to_owned(),
         uuid: None,
