@@ -130,11 +130,21 @@ async fn volumes_with_limits() {
     target.stop();
 }
 
-/// Hosts, each with a subsystem of its own that exports ten volumes, and what they use.
+/// Connected hosts, and what they use.
 struct Hosts {
     hosts: Vec<(Host, Host)>,
     subsystems: Vec<String>,
     volumes: Vec<String>,
+}
+
+impl Hosts {
+    async fn delete(self, client: &Client) {
+        drop(self.hosts);
+        for name in &self.subsystems {
+            delete_subsystem(client, name).await;
+        }
+        deleted(client, "NullVolume", &self.volumes).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -174,14 +184,30 @@ async fn volumes_subsystems_and_connected_hosts() {
             volumes,
         }
     };
-    let delete = async |client: &Client, of: Hosts| {
-        drop(of.hosts);
-        for name in &of.subsystems {
-            delete_subsystem(client, name).await;
-        }
-        deleted(client, "NullVolume", &of.volumes).await;
-    };
+    let delete = async |client: &Client, of: Hosts| of.delete(client).await;
     let what = "10,000 volumes, 1,000 subsystems, 1,000 connected hosts";
     compare(&target, what, create, delete).await;
+    target.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "measures: scripts/test.sh --release --test idle_cost -- --ignored --nocapture"]
+async fn connected_hosts() {
+    const HOSTS: u16 = 1000;
+    let target = Target::start_with(Options::default().memory(3072).alone()).await;
+    let create = async |client: &Client| {
+        let volumes = nulls(client, "volume", 1).await;
+        let over = subsystem(client, "idle", json!({})).await;
+        namespace(client, &over, &volumes[0], json!({})).await;
+        let (_, port) = tcp_controller(client, &over).await;
+        let identity = Identity::new(port, &nqn_of("idle"));
+        Hosts {
+            hosts: tokio::task::block_in_place(|| identity.hosts(HOSTS)),
+            subsystems: vec![over],
+            volumes,
+        }
+    };
+    let delete = async |client: &Client, of: Hosts| of.delete(client).await;
+    compare(&target, "1,000 connected hosts", create, delete).await;
     target.stop();
 }
