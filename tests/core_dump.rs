@@ -8,27 +8,41 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{Options, Resource, Target, base64, malloc};
+use common::{Options, Resource, Target, base64, dhchap_of, malloc, psk_with, subsystem};
 use rustix::process::{Resource as Limited, Rlimit, Signal, prlimit};
 use serde_json::json;
 
 /// Timeout for writing a core dump.
 const WRITTEN: Duration = Duration::from_secs(60);
 
-/// A key that occurs nowhere else.
-const KEY: &[u8; 32] = b"a key that no core dump may have";
+/// Keys that occur nowhere else: of an encrypted volume, and of a host the TLS key, its own and the controller's.
+const KEYS: [&[u8; 32]; 4] = [
+    b"a key that no core dump may have",
+    b"a PSK key of a host, in no cores",
+    b"the first proof of a hosts name.",
+    b"the proof of a controllers name.",
+];
 
-/// Crashes a target that has a key. Returns whether the kernel reports a core dump, and the core file if
+/// Crashes a target that has keys. Returns whether the kernel reports a core dump, and the core file if
 /// it is in the target's directory.
 async fn crash(options: Options) -> (bool, Option<PathBuf>, Target) {
     let mut target = Target::start_with(options).await;
     let client = target.client().await;
     let base = malloc(&client, "base", 4).await;
     let object = json!({
-        "volume_name_ref": base, "key": base64(KEY), "cipher": "ENCRYPTION_TYPE_AES_XTS_128",
+        "volume_name_ref": base, "key": base64(KEYS[0]), "cipher": "ENCRYPTION_TYPE_AES_XTS_128",
     });
     let volumes = Resource::new(&client, "EncryptedVolume");
     volumes.created("", "secret", object).await;
+    let over = subsystem(&client, "s", json!({})).await;
+    let host = json!({
+        "hostnqn": "nqn.2022-09.io.spdk:host",
+        "psk": base64(psk_with(*KEYS[1])),
+        "dhchap_key": base64(dhchap_of(*KEYS[2])),
+        "dhchap_ctrlr_key": base64(dhchap_of(*KEYS[3])),
+    });
+    let hosts = Resource::new(&client, "NvmeHost");
+    hosts.created(&over, "host", host).await;
     let all = Rlimit {
         current: None,
         maximum: None,
@@ -77,9 +91,16 @@ async fn a_crash_leaves_no_core_dump_unless_enabled() {
     let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
     assert!(dumped, "no core was written; core_pattern is {pattern:?}");
     if let Some(core) = core {
-        assert!(
-            has(&core, KEY),
-            "the search must find the key in a core dump"
-        );
+        // Of a host's keys the state has the interchange form.
+        let forms = [
+            KEYS[0].to_vec(),
+            psk_with(*KEYS[1]).into_bytes(),
+            dhchap_of(*KEYS[2]).into_bytes(),
+            dhchap_of(*KEYS[3]).into_bytes(),
+        ];
+        for form in forms {
+            let text = String::from_utf8_lossy(&form).into_owned();
+            assert!(has(&core, &form), "the search must find {text}");
+        }
     }
 }

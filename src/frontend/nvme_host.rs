@@ -334,16 +334,7 @@ impl Recipe {
             return self.allow(spdk, nqn).await;
         }
         if self.host == old.host {
-            if self.keys != old.keys {
-                host::set_keys(spdk, nqn, &self.host, &self.keys)?;
-            }
-            if self.view == old.view {
-                return Ok(());
-            }
-            let shown = host::show(spdk, nqn, &self.host, &self.view).await;
-            return shown.map_err(|error| {
-                error.after_undo(host::set_keys(spdk, nqn, &old.host, &old.keys))
-            });
+            return self.change(spdk, nqn, old).await;
         }
         self.allow(spdk, nqn).await?;
         match host::disallow(spdk, nqn, &old.host).await {
@@ -352,6 +343,30 @@ impl Recipe {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Changes keys and view of the host. Who is connected without a proof of who it is does not stay.
+    async fn change(&self, spdk: Spdk, nqn: &str, old: &Self) -> Result<(), spdk::Error> {
+        if self.keys != old.keys {
+            host::set_keys(spdk, nqn, &self.host, &self.keys)?;
+        }
+        let changed = async {
+            if self.view != old.view {
+                host::show(spdk, nqn, &self.host, &self.view).await?;
+            }
+            match old.keys.dhchap.is_empty() && !self.keys.dhchap.is_empty() {
+                true => host::disconnect(spdk, nqn, &self.host).await,
+                false => Ok(()),
+            }
+        };
+        let Err(error) = changed.await else {
+            return Ok(());
+        };
+        let undone = async {
+            host::set_keys(spdk, nqn, &old.host, &old.keys)?;
+            host::show(spdk, nqn, &old.host, &old.view).await
+        };
+        Err(error.after_undo(undone.await))
     }
 }
 

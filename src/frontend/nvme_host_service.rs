@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use super::NvmeHosts;
-use crate::api::own::{NvmeHost, RekeyNvmeHostRequest, RekeyNvmeHostResponse};
-use crate::error::Error;
+use crate::api::own::{
+    CreateNvmeHostRequest, NvmeHost, RekeyNvmeHostRequest, RekeyNvmeHostResponse,
+};
+use crate::error::{Error, Violations};
 use crate::interchange;
 use crate::resource::service::service;
-use crate::resource::{CallContext, Collection, Update};
+use crate::resource::{CallContext, Collection, Create, Update};
 
 service! {
     /// Admitted hosts of subsystems, with their keys.
     own::NvmeHostService {
-        serves { nvme_hosts: NvmeHost[nested] as NvmeHosts }
+        serves { nvme_hosts: NvmeHost[own(create)] as NvmeHosts }
         beside {
             async fn rekey_nvme_host(
                 &self,
@@ -23,6 +25,90 @@ service! {
                 Ok(tonic::Response::new(made))
             }
         }
+    }
+}
+
+/// Creates a host. The keys that the request asks for are generated before it is admitted.
+///
+/// # Errors
+/// INVALID_ARGUMENT for a key that is given and to be generated, and the errors of [`Collection::create`].
+async fn create(
+    hosts: &Arc<Collection<NvmeHosts>>,
+    call: CallContext,
+    mut request: CreateNvmeHostRequest,
+) -> Result<NvmeHost, Error> {
+    let asked = Asked {
+        psk: request.generate_psk,
+        dhchap_key: request.generate_dhchap_key,
+        dhchap_ctrlr_key: request.generate_dhchap_ctrlr_key,
+    };
+    let mut made = RekeyNvmeHostResponse::default();
+    if let Some(host) = &mut request.nvme_host {
+        let mut violations = Violations::default();
+        for (field, is_asked, given) in [
+            ("psk", asked.psk, &host.psk),
+            ("dhchap_key", asked.dhchap_key, &host.dhchap_key),
+            (
+                "dhchap_ctrlr_key",
+                asked.dhchap_ctrlr_key,
+                &host.dhchap_ctrlr_key,
+            ),
+        ] {
+            if is_asked && !given.is_empty() {
+                violations.add(
+                    field,
+                    format!("is given, and generate_{field} asks for another"),
+                );
+            }
+        }
+        violations.into_result()?;
+        let parent = hosts.meta().parse_parent(&request.parent)?;
+        let name = hosts.meta().name(parent.as_ref(), &request.nvme_host_id);
+        // A subsystem that does not exist is the create's error.
+        let subnqn = hosts.kind().parent(&name).map(|parent| parent.nqn);
+        made = asked.generate(&host.hostnqn, &subnqn.unwrap_or_default());
+        for (key, made) in [
+            (&mut host.psk, &made.psk),
+            (&mut host.dhchap_key, &made.dhchap_key),
+            (&mut host.dhchap_ctrlr_key, &made.dhchap_ctrlr_key),
+        ] {
+            if !made.is_empty() {
+                key.clone_from(made);
+            }
+        }
+    }
+    let request = Create {
+        parent: request.parent,
+        id: request.nvme_host_id,
+        object: request.nvme_host,
+    };
+    let mut created = hosts.create(call, request).await?;
+    created.psk = made.psk;
+    created.dhchap_key = made.dhchap_key;
+    created.dhchap_ctrlr_key = made.dhchap_ctrlr_key;
+    Ok(created)
+}
+
+/// Which keys of a host are to be generated.
+struct Asked {
+    psk: bool,
+    dhchap_key: bool,
+    dhchap_ctrlr_key: bool,
+}
+
+impl Asked {
+    fn generate(&self, hostnqn: &str, subnqn: &str) -> RekeyNvmeHostResponse {
+        let mut made = RekeyNvmeHostResponse::default();
+        if self.psk {
+            made.psk = interchange::new_psk(hostnqn, subnqn);
+        }
+        if self.dhchap_key {
+            made.dhchap_key = interchange::new_dhchap();
+        }
+        if self.dhchap_ctrlr_key {
+            made.dhchap_ctrlr_key = interchange::new_dhchap();
+        }
+        made
     }
 }
 
@@ -54,16 +140,12 @@ async fn rekey(
         return Err(Error::invalid("dhchap_key", what));
     }
     let subnqn = hosts.kind().parent(&name)?.nqn;
-    let mut made = RekeyNvmeHostResponse::default();
-    if psk {
-        made.psk = interchange::new_psk(&host.hostnqn, &subnqn);
-    }
-    if dhchap_key {
-        made.dhchap_key = interchange::new_dhchap();
-    }
-    if dhchap_ctrlr_key {
-        made.dhchap_ctrlr_key = interchange::new_dhchap();
-    }
+    let asked = Asked {
+        psk,
+        dhchap_key,
+        dhchap_ctrlr_key,
+    };
+    let made = asked.generate(&host.hostnqn, &subnqn);
     let paths = [
         ("psk", psk),
         ("dhchap_key", dhchap_key),

@@ -12,24 +12,34 @@
 //!
 //! `storage` is the module of the package in [`api`](crate::api). `serves` lists the kinds that are implemented,
 //! each with its [`Kind`](super::Kind) and the shape of its requests: `flat` (no `parent`), `listed` (only List
-//! has `parent`) or `nested` (Create and List have `parent`). `holds` (optional) lists further members of the
-//! service, and `beside` the methods other than the six verbs, as in the generated trait.
+//! has `parent`), `nested` (Create and List have `parent`) or `own(FUNCTION)` (nested, created by a function that takes
+//! the whole request). `holds` (optional) lists further members of the service, and `beside` the methods other than the
+//! six verbs, as in the generated trait.
 
-/// Reads the fields of a Create request that depend on its shape.
-macro_rules! create_request {
-    (nested, $request:ident, $id:ident, $object:ident) => {
-        $crate::resource::Create {
-            parent: $request.parent,
-            id: $request.$id,
-            object: $request.$object,
-        }
+/// Creates an object by the fields of a request that depend on its shape.
+macro_rules! create {
+    (own($create:path), $collection:expr, $call:ident, $request:ident, $id:ident, $object:ident) => {
+        $create(&$collection, $call, $request)
     };
-    ($flat:ident, $request:ident, $id:ident, $object:ident) => {
-        $crate::resource::Create {
-            parent: String::new(),
-            id: $request.$id,
-            object: $request.$object,
-        }
+    (nested, $collection:expr, $call:ident, $request:ident, $id:ident, $object:ident) => {
+        $collection.create(
+            $call,
+            $crate::resource::Create {
+                parent: $request.parent,
+                id: $request.$id,
+                object: $request.$object,
+            },
+        )
+    };
+    ($flat:ident, $collection:expr, $call:ident, $request:ident, $id:ident, $object:ident) => {
+        $collection.create(
+            $call,
+            $crate::resource::Create {
+                parent: String::new(),
+                id: $request.$id,
+                object: $request.$object,
+            },
+        )
     };
 }
 
@@ -56,7 +66,7 @@ macro_rules! service {
     (
         $(#[$doc:meta])*
         $api:ident::$Service:ident {
-            serves { $($field:ident: $Kind:ident[$shape:ident] as $Implementation:ty),* $(,)? }
+            serves { $($field:ident: $Kind:ident[$shape:ident $(($create:path))?] as $Implementation:ty),* $(,)? }
             $(holds { $($held:ident: $Held:ty),* $(,)? })?
             beside { $($beside:tt)* }
         }
@@ -102,10 +112,11 @@ macro_rules! service {
                     ) -> Result<tonic::Response<$crate::api::$api::$Kind>, tonic::Status> {
                         let call = $crate::resource::CallContext::of(request.metadata());
                         let request = request.into_inner();
-                        let request = $crate::resource::service::create_request!(
-                            $shape, request, [<$Kind:snake _id>], [<$Kind:snake>]
+                        let created = $crate::resource::service::create!(
+                            $shape $(($create))?, self.$field, call, request,
+                            [<$Kind:snake _id>], [<$Kind:snake>]
                         );
-                        Ok(tonic::Response::new(self.$field.create(call, request).await?))
+                        Ok(tonic::Response::new(created.await?))
                     }
 
                     async fn [<update_ $Kind:snake>](
@@ -239,4 +250,4 @@ macro_rules! object {
     };
 }
 
-pub(crate) use {create_request, list_request, object, service, services};
+pub(crate) use {create, list_request, object, service, services};

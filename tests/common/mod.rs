@@ -65,7 +65,7 @@ pub use loop_device::Loop;
 pub use machine::Machine;
 pub use openssl_authority::OpensslAuthority;
 pub use port::free_port;
-pub use psk::{Psk, dhchap_key, dhchap_of, expand_label, hmac, psk_of, psk_with};
+pub use psk::{Psk, dhchap_key, dhchap_of, expand_label, hmac, psk_form, psk_of, psk_with};
 pub use random::Random;
 pub use relay::Relay;
 pub use resource::{Resource, kind_of, name_of};

@@ -123,7 +123,7 @@ pub fn dhchap_key(byte: u8) -> String {
 
 /// Returns the DH-HMAC-CHAP key of these bytes in interchange format, no hash.
 pub fn dhchap_of(key: [u8; 32]) -> String {
-    format!("DHHC-1:00:{}:", with_checksum(key))
+    format!("DHHC-1:00:{}:", with_checksum(&key))
 }
 
 /// Returns a TLS pre-shared key in interchange format: 32 bytes of value `byte`, SHA-256.
@@ -133,10 +133,15 @@ pub fn psk_of(byte: u8) -> String {
 
 /// Returns the TLS pre-shared key of these bytes in interchange format, SHA-256.
 pub fn psk_with(key: [u8; 32]) -> String {
-    format!("NVMeTLSkey-1:01:{}:", with_checksum(key))
+    psk_form("01", &key)
 }
 
-fn with_checksum(key: [u8; 32]) -> String {
-    let crc = crc32fast::hash(&key).to_le_bytes();
-    base64::engine::general_purpose::STANDARD.encode([&key[..], &crc].concat())
+/// Returns the TLS pre-shared key of these bytes in interchange format, with this hash: 00 none, 01 SHA-256, 02 SHA-384.
+pub fn psk_form(hash: &str, key: &[u8]) -> String {
+    format!("NVMeTLSkey-1:{hash}:{}:", with_checksum(key))
+}
+
+fn with_checksum(key: &[u8]) -> String {
+    let crc = crc32fast::hash(key).to_le_bytes();
+    base64::engine::general_purpose::STANDARD.encode([key, &crc].concat())
 }

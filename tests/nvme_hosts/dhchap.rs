@@ -1,7 +1,10 @@
 //! DH-HMAC-CHAP with SPDK's initiator: one way and mutual, hashes and groups.
 
-use super::{ALICE, BOB, Export, host, key_file, reads};
-use crate::common::{Target, dhchap_key};
+use serde_json::json;
+
+use super::{ALICE, BOB, Export, SOON, STAY, host, hosts_of, key_file, place, reads};
+use crate::common::nvme_tcp::Digests;
+use crate::common::{Target, base64, dhchap_key, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_with_a_key_proves_that_it_has_it_and_the_controller_does_so_too() {
@@ -68,5 +71,61 @@ async fn each_hash_and_each_group_is_taken_but_the_group_of_8192_bits() {
     }
     let large = alice.with_dhchap_of("sha512", "ffdhe8192");
     reads(&target, &large).await.expect_err("8,192 bits");
+    target.stop();
+}
+
+/// Else whoever came in the name of the host before would stay, and never have to prove anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_key_of_a_host_ends_connections_that_have_proved_nothing() {
+    let target = Target::start().await;
+    let hosts = [ALICE, BOB].map(|nqn| host(nqn, "", "", ""));
+    let [alice, bob] = hosts;
+    let export = Export::new(&target, "s", &[("alice", alice), ("bob", bob)]).await;
+    let connect = |nqn: &str| {
+        let identity = export.raw_host(nqn);
+        let admin = identity.admin(Digests::OFF);
+        let io = identity.io(&admin, 1);
+        (admin, io)
+    };
+    let mut alices = connect(ALICE);
+    let mut bobs = connect(BOB);
+    for (_, io) in [&mut alices, &mut bobs] {
+        assert_eq!(io.read(1, 0, 1).expect("data").len(), 512);
+    }
+    let name = "nvmeSubsystems/s/nvmeHosts/alice";
+    let keys = [1, 2].map(dhchap_key);
+    let set = async |key: &str| {
+        let object = json!({ "dhchap_key": base64(key) });
+        let set: &[&str] = &["dhchap_key"];
+        hosts_of(&export.client)
+            .updated(name, object, Some(set))
+            .await;
+    };
+    set(&keys[0]).await;
+    alices
+        .1
+        .read(1, 0, 1)
+        .expect_err("the connection has ended");
+    eventually("alice has gone", SOON, async || {
+        export.connected(ALICE).await.is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(
+        bobs.1.read(1, 0, 1).expect("data").len(),
+        512,
+        "another host"
+    );
+    let files = [0, 1].map(|n| key_file(&target, &format!("key{n}"), &keys[n]));
+    let alice = export.host(ALICE);
+    reads(&target, &alice).await.expect_err("without a key");
+    let alice = alice.with_dhchap(&files[0]);
+    reads(&target, &alice).await.expect("with it");
+
+    // One that has authenticated stays when the key changes.
+    let load = alice.driver().load(&place(&target, "alice"), STAY).await;
+    let controller = export.comes(ALICE).await;
+    set(&keys[1]).await;
+    assert_eq!(export.connected(ALICE).await, [controller]);
+    load.stop().await.expect("no error");
     target.stop();
 }

@@ -12,8 +12,8 @@ use opi_spdk::api::own::object_service_client::ObjectServiceClient;
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::{ALICE, Export, host, hosts_of, key_file, reads};
-use crate::common::{Http, Initiator, Options, Target};
+use super::{ALICE, BOB, Export, host, hosts_of, key_file, reads};
+use crate::common::{Http, Initiator, Options, Target, psk_of};
 
 const NAME: &str = "nvmeSubsystems/s/nvmeHosts/alice";
 
@@ -209,4 +209,81 @@ async fn keys_that_the_server_makes_are_in_one_answer_and_nowhere_else() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_is_admitted_with_keys_that_the_server_makes() {
+    let target = Target::start().await;
+    let client = target.client().await;
+    let export = Export::new(&target, "s", &[("alice", host(ALICE, &psk_of(1), "", ""))]).await;
+    let all = [
+        "generate_psk",
+        "generate_dhchap_key",
+        "generate_dhchap_ctrlr_key",
+    ];
+    let create = |id: &str, object: Value, asked: &[&str]| {
+        let mut request =
+            json!({ "parent": export.subsystem, "nvme_host": object, "nvme_host_id": id });
+        for field in asked {
+            request[*field] = true.into();
+        }
+        request
+    };
+    // Refused, with nobody admitted: a key that is given and to be made, one that is of no use, another subsystem.
+    let given = create("bob", host(BOB, &psk_of(2), "", ""), &all);
+    let mut elsewhere = create("bob", host(BOB, "", "", ""), &all);
+    elsewhere["parent"] = "nvmeSubsystems/none".into();
+    for (request, code, what) in [
+        (given, Code::InvalidArgument, "psk"),
+        (
+            create("bob", host(BOB, "", "", ""), &[all[0], all[2]]),
+            Code::InvalidArgument,
+            "dhchap_key",
+        ),
+        (
+            create("bob", host(BOB, "", "", ""), &all[1..]),
+            Code::FailedPrecondition,
+            "psk",
+        ),
+        (elsewhere, Code::NotFound, "nvmeSubsystems/none"),
+    ] {
+        let refused = client.fails("CreateNvmeHost", request, code).await;
+        assert!(refused.message().contains(what), "{refused}");
+    }
+    assert_eq!(hosts_of(&client).names(&export.subsystem).await, [NAME]);
+
+    let request = create("bob", host(BOB, "", "", ""), &all);
+    let made = client.ok("CreateNvmeHost", request.clone()).await;
+    let first = keys(&made, ["psk", "dhchap_key", "dhchap_ctrlr_key"]);
+    assert!(first.iter().all(|key| !key.is_empty()), "{made}");
+    let bob = export.host(BOB);
+    let with_first = with(&target, &bob, "first", &first);
+    reads(&target, &with_first)
+        .await
+        .expect("with what was made");
+    reads(&target, &bob).await.expect_err("without");
+    let name = made["name"].as_str().expect("a name");
+    let got = hosts_of(&client).get(name).await.expect("it is there");
+    assert_eq!(
+        keys(&got, ["psk", "dhchap_key", "dhchap_ctrlr_key"]),
+        ["", "", ""]
+    );
+    // Again: other keys, so another host.
+    client
+        .fails("CreateNvmeHost", request, Code::AlreadyExists)
+        .await;
+    reads(&target, &with_first).await.expect("it still admits");
+
+    let http = Http(target.http);
+    let path = "/v1/nvmeSubsystems/s/nvmeHosts?nvmeHostId=carol&generatePsk=true";
+    let carol = "nqn.2022-09.io.spdk:carol";
+    let body = json!({ "hostnqn": carol }).to_string().into_bytes();
+    let answer = http.send("POST", path, &[], body).await;
+    assert_eq!(answer.status, 200, "{}", answer.status);
+    let made = keys(&answer.body, ["psk", "dhchapKey", "dhchapCtrlrKey"]);
+    assert_eq!(made[1..], ["", ""]);
+    let file = key_file(&target, "carol", &made[0]);
+    let carol = export.host(carol).with_psk(&file);
+    reads(&target, &carol).await.expect("with what was made");
+    target.stop();
 }

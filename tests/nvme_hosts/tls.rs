@@ -10,7 +10,7 @@ use super::hello::{SHA256, hello, hello_with};
 use super::refusals::{count, lines, told};
 use super::{ALICE, Export, SOON, host, key_file, reads};
 use crate::common::nvme_tcp::connections;
-use crate::common::{Options, Psk, Target, eventually, psk_of};
+use crate::common::{Options, Psk, Target, eventually, psk_form, psk_of};
 
 /// Content type of a record of the handshake, and the type of a ServerHello in it.
 const HANDSHAKE: u8 = 22;
@@ -198,4 +198,33 @@ async fn two_thousand_silent_connections_take_no_memory_and_keep_no_host_with_a_
 fn is_closed(stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).expect("it is ours");
     !matches!(stream.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+}
+
+/// The forms of the NVMe/TCP transport specification 1.1, 3.6.1.5, and those that nvme-cli makes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_form_of_a_key_admits_its_host() {
+    let target = Target::start().await;
+    let forms = [("00", 32), ("00", 48), ("01", 32), ("02", 48)];
+    let keys = forms.map(|(hash, length)| psk_form(hash, &[0x5b; 48][..length]));
+    let export = Export::new(&target, "s", &[("alice", host(ALICE, &keys[0], "", ""))]).await;
+    let name = "nvmeSubsystems/s/nvmeHosts/alice";
+    for (n, key) in keys.iter().enumerate() {
+        let object = serde_json::json!({ "psk": crate::common::base64(key) });
+        let hosts = super::hosts_of(&export.client);
+        hosts.updated(name, object, Some(&["psk"])).await;
+        let file = key_file(&target, &format!("key{n}"), key);
+        let alice = export.host(ALICE).with_psk(&file);
+        let read = reads(&target, &alice).await;
+        read.unwrap_or_else(|said| panic!("{key}: {said}"));
+        let other = key_file(
+            &target,
+            "other",
+            &psk_form(forms[n].0, &[0x5c; 48][..forms[n].1]),
+        );
+        let other = export.host(ALICE).with_psk(&other);
+        reads(&target, &other)
+            .await
+            .expect_err("another key of the form");
+    }
+    target.stop();
 }

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use spdk_sys as sys;
 
-use super::{DISCONNECT_LIMIT, View, Which, disconnect, find, nqn, view};
+use super::{DISCONNECT_LIMIT, View, Which, find, nqn, view};
 use crate::app_thread::Spdk;
 use crate::completion::{Status, call_within};
 use crate::cstr::{cstr, string};
@@ -355,20 +355,29 @@ pub async fn disallow(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
         view::hide(spdk, nqn, host).await;
         return Err(error.with_detail(format!("host {host:?}")));
     }
+    let ended = disconnect(spdk, nqn, host).await;
+    view::hide(spdk, nqn, host).await;
+    ended
+}
+
+/// Ends the connections of a host, which may connect again if it is admitted. I/O that does not complete may delay the
+/// end, which is awaited for 5 s at most. ENODEV for an unknown subsystem.
+pub async fn disconnect(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
+    const OPERATION: &str = "disconnect host";
+    let subsystem = find(spdk, OPERATION, nqn)?.as_ptr();
+    let c_host = cstr("host NQN", host)?;
     let ended = call_within::<Status>(spdk, DISCONNECT_LIMIT, OPERATION, |callback, argument| {
-        // SAFETY: as above, still without an await; SPDK copies the string, and the callback reclaims the argument
-        // exactly once, unless the call is refused.
+        // SAFETY: on the app thread; no await since the subsystem was found, so the pointer is valid; SPDK copies the
+        // string, and the callback reclaims the argument exactly once, unless the call is refused.
         unsafe {
             sys::spdk_nvmf_subsystem_disconnect_host(subsystem, c_host.as_ptr(), callback, argument)
         }
     })
     .await;
-    view::hide(spdk, nqn, host).await;
     match ended {
         Err(error) if error.errno.0 == libc::ETIMEDOUT => {
-            let what = format!(
-                "host {host:?} is kept out of {nqn:?}; its connections end once their I/O has"
-            );
+            let what =
+                format!("the connections of host {host:?} to {nqn:?} end once their I/O has");
             log::note(sys::spdk_log_level_SPDK_LOG_WARN, what);
             Ok(())
         }
@@ -391,7 +400,7 @@ pub async fn allow_any(spdk: Spdk, nqn: &str, any: bool) -> Result<(), Error> {
     if any {
         return Ok(());
     }
-    match disconnect(spdk, nqn, &Which::default()).await {
+    match super::disconnect(spdk, nqn, &Which::default()).await {
         Err(error) if error.errno.0 == libc::ENOENT => Ok(()),
         Err(error) if error.errno.0 == libc::ETIMEDOUT => {
             let what = format!(
