@@ -4,7 +4,7 @@
 //!   hostnqn   NvmeHosts   who may connect
 //!   empty     none        any host
 //!   empty     some        these
-//!   a host    any number  that one and these
+//!   a host    any number  that one and these; an NvmeHost of the same NQN has its keys
 //! ```
 //!
 //! The registry holds these hosts from reservation to removal, so a host whose record is not yet applied in SPDK keeps
@@ -15,11 +15,15 @@ use super::nvme_subsystem::Parent;
 use crate::error::Error;
 use crate::resource::{Claims, Key, Name, Registry};
 
-/// Adds the claims of an admitted host of the subsystem with this ID.
-pub(super) fn admitted(claims: Claims, subsystem: &str, hostnqn: &str, has_psk: bool) -> Claims {
-    claims
-        .owns(format!("host NQN of {subsystem}/{hostnqn}"))
-        .shares(kind_of_hosts(subsystem, has_psk))
+/// Adds the claim of an admitted host of the subsystem with this ID.
+pub(super) fn admitted(claims: Claims, subsystem: &str, has_psk: bool) -> Claims {
+    claims.shares(kind_of_hosts(subsystem, has_psk))
+}
+
+/// Returns the key that the NvmeHost of an NQN owns. The subsystem itself may name the same host: see
+/// [`FirstHost`](super::host_recipe::FirstHost).
+pub(super) fn hostnqn_of(subsystem: &str, hostnqn: &str) -> Key {
+    Key::from(format!("host NQN of {subsystem}/{hostnqn}"))
 }
 
 /// Returns the key shared by all hosts of the subsystem that have a pre-shared key, or by all that have none.
@@ -123,7 +127,7 @@ mod tests {
         let registry = Arc::new(Registry::default());
         let name = |id: &str| Name::new(format!("nvmeSubsystems/s/nvmeHosts/{id}"), None);
         let hold = |id: &str, hostnqn: &str, has_psk| {
-            let claims = admitted(Claims::new(), "s", hostnqn, has_psk);
+            let claims = admitted(Claims::new(), "s", has_psk).owns(hostnqn_of("s", hostnqn));
             let reserved = registry.reserve(&name(id), &claims)?;
             reserved.settle(claims);
             Ok::<_, Error>(())

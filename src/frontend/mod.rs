@@ -4,6 +4,7 @@
 mod admission;
 mod controller_spec;
 mod discovery_referral;
+mod host_recipe;
 mod nvme_controller;
 mod nvme_host;
 mod nvme_host_service;

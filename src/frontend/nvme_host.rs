@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use spdk::nvmf::host::{self, Keys, OldKeys};
-use spdk::nvmf::{View, subsystem};
-use spdk::{Handle, Spdk, errno};
+use spdk::Handle;
+use spdk::nvmf::View;
+use spdk::nvmf::host::{Keys, OldKeys};
 
-use super::admission::{Hosts, admitted};
+use super::admission::{Hosts, admitted, hostnqn_of};
+use super::host_recipe::{FirstHost, Recipe, open};
 use super::nvme_namespace::{NvmeNamespaces, check_name, nsid_of};
 use super::nvme_subsystem::{NvmeSubsystems, Parent, check_nqn};
 use super::old_keys::{self, HeldKeys};
@@ -80,6 +81,7 @@ impl NvmeHosts {
         &self,
         name: &Name,
         object: &NvmeHost,
+        first: FirstHost,
         old: Option<OldKeys>,
     ) -> Result<Recipe, Error> {
         let view = self.view(name, object)?;
@@ -92,6 +94,7 @@ impl NvmeHosts {
                 old,
             },
             view,
+            first,
         })
     }
 
@@ -143,7 +146,8 @@ impl Kind for NvmeHosts {
     fn claims(&self, name: &Name, object: &NvmeHost) -> Claims {
         let has_psk = !object.psk.is_empty();
         let subsystem = name.parent_id().unwrap_or_default();
-        let claims = admitted(Claims::new(), subsystem, &object.hostnqn, has_psk);
+        let claims = admitted(Claims::new(), subsystem, has_psk)
+            .owns(hostnqn_of(subsystem, &object.hostnqn));
         // A namespace that a host sees cannot be deleted. The list holds typed names, which are keys.
         let claims = (object.namespaces.iter())
             .filter(|of| check_name(of).is_ok())
@@ -179,7 +183,8 @@ impl Kind for NvmeHosts {
             }
         }
         let old = self.old_keys.of(name.key(), SystemTime::now());
-        let (nqn, recipe) = (parent.nqn, self.recipe(name, &object, old)?);
+        let recipe = self.recipe(name, &object, parent.first, old)?;
+        let nqn = parent.nqn;
         let made = self
             .spdk
             .call(move |spdk| async move { recipe.ensure(spdk, &nqn, is_known).await });
@@ -224,8 +229,8 @@ impl Kind for NvmeHosts {
         }
         let (nqn, old, new) = (
             parent.nqn,
-            self.recipe(name, &change.old, held)?,
-            self.recipe(name, &change.wanted, old_keys.clone())?,
+            self.recipe(name, &change.old, parent.first.clone(), held)?,
+            self.recipe(name, &change.wanted, parent.first, old_keys.clone())?,
         );
         let changed = self
             .spdk
@@ -246,10 +251,11 @@ impl Kind for NvmeHosts {
         if back.old.hostnqn == back.wanted.hostnqn {
             return Ok(());
         }
-        let (nqn, host) = (self.parent(name)?.nqn, back.old.hostnqn.clone());
+        let Parent { nqn, first, .. } = self.parent(name)?;
+        let host = back.old.hostnqn.clone();
         let removed = self
             .spdk
-            .call(async move |spdk| remove(spdk, &nqn, &host, false).await);
+            .call(async move |spdk| first.revoke(spdk, &nqn, &host).await);
         Ok(removed.await??)
     }
 
@@ -261,9 +267,14 @@ impl Kind for NvmeHosts {
             parent.check_no_controllers(&self.shared.registry, name, &what)?;
         }
         let (nqn, host) = (parent.nqn, object.hostnqn.clone());
-        let removed = self
-            .spdk
-            .call(move |spdk| async move { remove(spdk, &nqn, &host, is_last).await });
+        let first = parent.first;
+        let removed = self.spdk.call(async move |spdk| {
+            first.revoke(spdk, &nqn, &host).await?;
+            match is_last {
+                true => open(spdk, &nqn).await,
+                false => Ok(()),
+            }
+        });
         removed.await??;
         self.old_keys.forget(name.key());
         Ok(())
@@ -296,92 +307,4 @@ fn check_identity(object: &NvmeHost, subsystem: &Parent) -> Result<(), Error> {
     }
     let checked = interchange::check_identity(&object.hostnqn, &subsystem.nqn);
     checked.map_err(|reason| Error::invalid("psk", reason))
-}
-
-/// SPDK's settings of a host that has passed the checks.
-struct Recipe {
-    host: String,
-    keys: Keys,
-    view: View,
-}
-
-impl Recipe {
-    async fn allow(&self, spdk: Spdk, nqn: &str) -> Result<(), spdk::Error> {
-        host::allow(spdk, nqn, &self.host, &self.keys, &self.view).await
-    }
-
-    async fn ensure(&self, spdk: Spdk, nqn: &str, is_known: bool) -> Result<(), spdk::Error> {
-        if is_known && host::is_allowed(spdk, nqn, &self.host)? {
-            host::show(spdk, nqn, &self.host, &self.view).await?;
-            host::set_keys(spdk, nqn, &self.host, &self.keys)?;
-        } else {
-            self.allow(spdk, nqn).await?;
-        }
-        // The first admitted host closes the subsystem to all others.
-        let is_open = subsystem::info(spdk, nqn)?.is_some_and(|info| info.allow_any_host);
-        if !is_open {
-            return Ok(());
-        }
-        match host::allow_any(spdk, nqn, false).await {
-            Err(error) => Err(error.after_undo(remove(spdk, nqn, &self.host, true).await)),
-            closed => closed,
-        }
-    }
-
-    async fn replace(&self, spdk: Spdk, nqn: &str, old: &Self) -> Result<(), spdk::Error> {
-        if !host::is_allowed(spdk, nqn, &old.host)? {
-            // The old host was removed through SPDK's own commands.
-            return self.allow(spdk, nqn).await;
-        }
-        if self.host == old.host {
-            return self.change(spdk, nqn, old).await;
-        }
-        self.allow(spdk, nqn).await?;
-        match host::disallow(spdk, nqn, &old.host).await {
-            Err(error) if error.errno.0 != errno::ENOENT => {
-                Err(error.after_undo(host::disallow(spdk, nqn, &self.host).await))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Changes keys and view of the host. Who is connected without a proof of who it is does not stay.
-    async fn change(&self, spdk: Spdk, nqn: &str, old: &Self) -> Result<(), spdk::Error> {
-        if self.keys != old.keys {
-            host::set_keys(spdk, nqn, &self.host, &self.keys)?;
-        }
-        let changed = async {
-            if self.view != old.view {
-                host::show(spdk, nqn, &self.host, &self.view).await?;
-            }
-            match old.keys.dhchap.is_empty() && !self.keys.dhchap.is_empty() {
-                true => host::disconnect(spdk, nqn, &self.host).await,
-                false => Ok(()),
-            }
-        };
-        let Err(error) = changed.await else {
-            return Ok(());
-        };
-        let undone = async {
-            host::set_keys(spdk, nqn, &old.host, &old.keys)?;
-            host::show(spdk, nqn, &old.host, &old.view).await
-        };
-        Err(error.after_undo(undone.await))
-    }
-}
-
-/// Removes the host. Idempotent: one that went with its subsystem, or through SPDK's own commands, counts as removed.
-/// Without the last host, the subsystem is opened to any host again.
-async fn remove(spdk: Spdk, nqn: &str, host: &str, is_last: bool) -> Result<(), spdk::Error> {
-    match host::disallow(spdk, nqn, host).await {
-        Err(error) if super::is_gone(&error) => {}
-        disallowed => disallowed?,
-    }
-    if !is_last {
-        return Ok(());
-    }
-    match host::allow_any(spdk, nqn, true).await {
-        Err(error) if super::is_gone(&error) => Ok(()),
-        opened => opened,
-    }
 }

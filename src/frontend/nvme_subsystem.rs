@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use spdk::Handle;
+use spdk::nvmf::host::Keys;
 use spdk::nvmf::{Address, host, listener, nqn, subsystem};
 
-use super::admission::{Hosts, admitted};
+use super::admission::{Hosts, admitted, hostnqn_of};
+use super::host_recipe::FirstHost;
 use super::subsystem_recipe::{Recipe, adjust, make, rebuild, repair, unmake};
 use super::subsystem_stats;
 use crate::api::storage::{NvmeSubsystem, NvmeSubsystemSpec, NvmeSubsystemStatus, VolumeStats};
@@ -32,6 +34,18 @@ impl NvmeSubsystems {
     /// Returns the NvmeHosts of a subsystem.
     fn hosts(&self, name: &Name) -> Hosts {
         Hosts::beside(&self.registry, name.id(), Some(name))
+    }
+
+    /// Returns the recipe of the subsystem. Its host is left to the NvmeHost of that NQN, if there is one.
+    fn recipe(&self, name: &Name, object: &NvmeSubsystem) -> Recipe {
+        let hosts = self.hosts(name);
+        Recipe::new(object, &hosts, self.is_held(name, &spec_of(object).hostnqn))
+    }
+
+    /// Returns whether an NvmeHost of the subsystem has this NQN.
+    fn is_held(&self, name: &Name, hostnqn: &str) -> bool {
+        let held = hostnqn_of(name.id(), hostnqn);
+        self.registry.owner(&held).is_some()
     }
 
     /// Fails if the subsystem has a PCIe controller: admission by NQN would reject every host over PCIe.
@@ -89,9 +103,7 @@ impl Kind for NvmeSubsystems {
         let claims = Claims::new().owns(format!("nqn/{}", nqn_of(object)));
         let hostnqn = object.spec.as_ref().map(|spec| spec.hostnqn.as_str());
         match hostnqn {
-            Some(hostnqn) if !hostnqn.is_empty() => {
-                admitted(claims, name.id(), hostnqn, has_psk(object))
-            }
+            Some(hostnqn) if !hostnqn.is_empty() => admitted(claims, name.id(), has_psk(object)),
             _ => claims,
         }
     }
@@ -103,7 +115,7 @@ impl Kind for NvmeSubsystems {
         mut object: NvmeSubsystem,
     ) -> Result<NvmeSubsystem, Error> {
         let is_known = !object.name.is_empty();
-        let recipe = Recipe::new(&object, &self.hosts(name));
+        let recipe = self.recipe(name, &object);
         let made = self.spdk.call(move |spdk| async move {
             match subsystem::info(spdk, &recipe.options.nqn)? {
                 Some(found) if is_known => repair(spdk, &recipe, &found).await,
@@ -135,8 +147,8 @@ impl Kind for NvmeSubsystems {
             hosts.check_psk(name, has_psk(&change.wanted))?;
         }
         let (old, new) = (
-            Recipe::new(&change.old, &hosts),
-            Recipe::new(&change.wanted, &hosts),
+            self.recipe(name, &change.old),
+            self.recipe(name, &change.wanted),
         );
         let must_rebuild = is_rebuilt(&hosts, &change.old, &change.wanted);
         if must_rebuild {
@@ -166,7 +178,10 @@ impl Kind for NvmeSubsystems {
         if is_rebuilt(&self.hosts(name), &back.old, &back.wanted) && !back.in_use() {
             return self.remove(call, name, &back.old).await;
         }
-        if other.hostnqn.is_empty() || other.hostnqn == own.hostnqn {
+        if other.hostnqn.is_empty()
+            || other.hostnqn == own.hostnqn
+            || self.is_held(name, &other.hostnqn)
+        {
             return Ok(());
         }
         let shut = self
@@ -238,6 +253,7 @@ fn has_psk(object: &NvmeSubsystem) -> bool {
 pub(super) struct Parent {
     pub(super) name: Name,
     pub(super) nqn: String,
+    pub(super) first: FirstHost,
 }
 
 impl Parent {
@@ -251,7 +267,15 @@ impl Parent {
         let found = key.and_then(|key| Some((registry.owner(&key)?, subsystems.object(&key)?)));
         let (name, object) = found.ok_or_else(|| Error::not_found(part))?;
         let nqn = nqn_of(&object);
-        Ok(Self { name, nqn })
+        let spec = object.spec.unwrap_or_default();
+        let first = FirstHost {
+            hostnqn: spec.hostnqn,
+            keys: Keys {
+                psk: spec.psk,
+                ..Keys::default()
+            },
+        };
+        Ok(Self { name, nqn, first })
     }
 }
 

@@ -16,25 +16,31 @@ const DEFAULT_MODEL: &str = "SPDK bdev Controller";
 #[derive(Clone)]
 pub(super) struct Recipe {
     pub(super) options: subsystem::Options,
-    /// Host NQN of the spec; empty for none.
+    /// Host NQN of the spec; empty for none, and for one that an NvmeHost admits.
     hostnqn: String,
     /// Keys of that host.
     keys: Keys,
 }
 
 impl Recipe {
-    /// Builds the recipe of a subsystem that has passed the checks and has these NvmeHosts.
-    pub(super) fn new(object: &NvmeSubsystem, hosts: &Hosts) -> Self {
+    /// Builds the recipe of a subsystem that has passed the checks and has these NvmeHosts; `is_held` if one of them is
+    /// its own host, which is then left as it is.
+    pub(super) fn new(object: &NvmeSubsystem, hosts: &Hosts, is_held: bool) -> Self {
         let spec = spec_of(object);
         let mut options = options(&spec);
         options.allow_any_host &= hosts.is_empty();
+        let (hostnqn, psk) = match is_held {
+            true => (String::new(), Vec::new()),
+            false => (spec.hostnqn, spec.psk),
+        };
+        let keys = Keys {
+            psk,
+            ..Keys::default()
+        };
         Self {
             options,
-            keys: Keys {
-                psk: spec.psk,
-                ..Keys::default()
-            },
-            hostnqn: spec.hostnqn,
+            hostnqn,
+            keys,
         }
     }
 }

@@ -6,6 +6,7 @@ mod common;
 mod access;
 mod dhchap;
 mod exchange;
+mod first;
 mod hello;
 mod lost_namespace;
 mod made;
