@@ -31,7 +31,7 @@ use crate::objects::Objects;
 use crate::reconcile::Reconciler;
 use crate::resource::service::{service, services};
 use crate::resource::{
-    CallContext, Collection, Conditions, Key, List, Registry, Shared, UnusableRecord,
+    CallContext, Collection, Conditions, Key, List, Registry, Scope, Shared, UnusableRecord,
 };
 use crate::state::{Stats, Store};
 
@@ -110,11 +110,13 @@ service! {
                 &self,
                 request: tonic::Request<ListNvmeRemoteNamespacesRequest>,
             ) -> Result<tonic::Response<ListNvmeRemoteNamespacesResponse>, tonic::Status> {
+                let scope = Scope::of(request.extensions());
                 let request = request.into_inner();
                 let request = List {
                     parent: Some(request.parent),
                     page_size: request.page_size,
                     page_token: request.page_token,
+                    scope,
                 };
                 let page = self.nvme_remote_namespaces.list(&request).await?;
                 Ok(tonic::Response::new(ListNvmeRemoteNamespacesResponse {

@@ -8,15 +8,16 @@ use std::task::{Context, Poll};
 use axum::http::{Extensions, Request, Response};
 use http_body_util::{BodyExt, Full};
 use prost_reflect::DynamicMessage;
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
 
 use super::methods::{self, Method};
 use super::policy::Grant;
-use super::{Access, check};
+use super::{Access, check, redact};
 use crate::error::Error;
 use crate::gateway::{frame, unframe};
+use crate::resource::Scope;
 use crate::telemetry::calls::Record;
 
 /// Services open to everybody: health and reflection.
@@ -87,7 +88,8 @@ fn refused<E: Send + 'static>(error: Error) -> Answer<E> {
 }
 
 /// Forwards an allowed request. The checked message is encoded again, so that the service cannot decode it
-/// differently.
+/// differently. A caller of some prefixes gets answers, errors too, without the names of other objects; the call's report
+/// has the error as it was.
 async fn checked<S>(
     services: S,
     request: Request<Body>,
@@ -97,7 +99,7 @@ async fn checked<S>(
 where
     S: Service<Request<Body>, Response = Response<Body>>,
 {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let message = match body.collect().await {
         Ok(body) => unframe(body.to_bytes()),
         Err(status) => return Ok(status.into_http()),
@@ -117,16 +119,36 @@ where
             return Ok(Status::from(error).into_http());
         }
     }
+    let scope = Scope::of_prefixes(grants.iter().map(|grant| grant.prefix.as_deref()));
+    if scope.is_all() {
+        let request = Request::from_parts(head, Body::new(Full::new(frame(&message))));
+        return services.oneshot(request).await;
+    }
+    head.extensions.insert(scope.clone());
+    let record = head.extensions.get::<Arc<Record>>().cloned();
     let request = Request::from_parts(head, Body::new(Full::new(frame(&message))));
     let answer = services.oneshot(request).await?;
+    let failed =
+        Status::from_header_map(answer.headers()).filter(|status| status.code() != Code::Ok);
+    if let Some(whole) = failed {
+        return Ok(match redact::status(&whole, &scope) {
+            None => answer,
+            Some(redacted) => {
+                if let Some(record) = record {
+                    record.set_reason(whole.message());
+                }
+                redacted.into_http()
+            }
+        });
+    }
     if method.listed.is_none() {
         return Ok(answer);
     }
-    Ok(filtered(answer, method, &grants).await)
+    Ok(filtered(answer, method, &scope).await)
 }
 
-/// Removes objects that the grants do not cover from the answer.
-async fn filtered(answer: Response<Body>, method: &Method, grants: &[Grant]) -> Response<Body> {
+/// Removes objects outside of the scope from the answer.
+async fn filtered(answer: Response<Body>, method: &Method, scope: &Scope) -> Response<Body> {
     let (head, body) = answer.into_parts();
     let body = match body.collect().await {
         Ok(body) => body,
@@ -142,7 +164,7 @@ async fn filtered(answer: Response<Body>, method: &Method, grants: &[Grant]) -> 
                 let error = Error::internal("listing", "the answer is no single message");
                 return Status::from(error).into_http();
             };
-            check::filter(method, &mut message, grants);
+            check::filter(method, &mut message, scope);
             frame(&message)
         }
         _ => bytes,

@@ -11,6 +11,7 @@ mod check;
 mod layer;
 mod methods;
 mod policy;
+mod redact;
 mod who;
 
 use std::path::{Path, PathBuf};

@@ -56,7 +56,9 @@ impl NvmeRemoteNamespaces {
         let size = paging::size(request.page_size)?;
         let after = paging::resume(&request.page_token, &self.meta.prefix(Some(&parent)))?;
         let mut items = self.of(&parent).await?;
-        items.retain(|item| after.as_ref().is_none_or(|last| item.name > *last));
+        items.retain(|item| {
+            request.scope.has(&item.name) && after.as_ref().is_none_or(|last| item.name > *last)
+        });
         let more = items.len() > size;
         items.truncate(size);
         let next_page_token = match items.last() {

@@ -18,7 +18,7 @@ use crate::api::own::{
 use crate::events::described;
 use crate::frontend::NvmeSubsystems;
 use crate::health::Health;
-use crate::resource::{self, Collection, Name, Records, Shared, paging};
+use crate::resource::{self, Collection, Name, Records, Scope, Shared, paging};
 
 pub use http::router;
 
@@ -57,6 +57,7 @@ impl Objects {
     fn list(
         &self,
         request: &ListObjectsRequest,
+        scope: &Scope,
     ) -> Result<ListObjectsResponse, crate::error::Error> {
         let size = paging::size(request.page_size)?;
         let after = paging::resume(&request.page_token, "")?;
@@ -66,7 +67,7 @@ impl Objects {
         let most = size.saturating_add(1);
         let mut found: Vec<(&dyn Records, Name, u64)> = Vec::new();
         for kind in &self.kinds {
-            let named = kind.after(after.as_deref(), most).into_iter();
+            let named = kind.after(after.as_deref(), most, scope).into_iter();
             found.extend(named.map(|(name, revision)| (&**kind, name, revision)));
         }
         found.sort_by(|(_, one, _), (_, other, _)| one.key().cmp(other.key()));
@@ -79,16 +80,15 @@ impl Objects {
         let objects = found.into_iter();
         Ok(ListObjectsResponse {
             objects: objects
-                .map(|(kind, name, revision)| self.object(kind, &name, revision))
+                .map(|(kind, name, revision)| self.object(kind, &name, revision, scope))
                 .collect(),
             next_page_token,
             revision: i64::try_from(revision).unwrap_or(i64::MAX),
         })
     }
 
-    fn object(&self, kind: &dyn Records, name: &Name, revision: u64) -> Object {
+    fn object(&self, kind: &dyn Records, name: &Name, revision: u64, scope: &Scope) -> Object {
         let condition = self.shared.conditions.of(name.key());
-        let typed = |name: &Name| name.key().to_string();
         let registry = &self.shared.registry;
         let fault = match condition {
             resource::Condition::Applied => self.health.fault_of(name),
@@ -100,16 +100,21 @@ impl Objects {
             resource::Condition::Applied => fault.as_ref().map(|fault| fault.since),
         };
         let (condition, reason) = described(&condition);
+        let reason = fault.map_or_else(|| reason.to_owned(), |fault| fault.what);
+        let known = |names: &mut dyn Iterator<Item = &Name>| {
+            let keys = names.map(|name| name.key().to_string());
+            keys.filter(|key| scope.has(key)).collect()
+        };
         Object {
             name: name.to_string(),
-            typed_name: typed(name),
+            typed_name: name.key().to_string(),
             kind: kind.kind().to_owned(),
             revision: i64::try_from(revision).unwrap_or(i64::MAX),
             condition: condition.into(),
-            reason: fault.map_or_else(|| reason.to_owned(), |fault| fault.what),
+            reason: scope.redact(&reason).into_owned(),
             since: since.map(Into::into),
-            uses: registry.dependencies_of(name).iter().map(typed).collect(),
-            used_by: registry.users_of(name).iter().map(typed).collect(),
+            uses: known(&mut registry.dependencies_of(name).iter()),
+            used_by: known(&mut registry.users_of(name).iter()),
             device: kind.device(name.key()).unwrap_or_default(),
         }
     }
@@ -123,7 +128,8 @@ impl ObjectService for Objects {
         &self,
         request: Request<ListObjectsRequest>,
     ) -> Result<Response<ListObjectsResponse>, Status> {
-        Ok(Response::new(self.list(request.get_ref())?))
+        let scope = Scope::of(request.extensions());
+        Ok(Response::new(self.list(request.get_ref(), &scope)?))
     }
 
     async fn watch_events(

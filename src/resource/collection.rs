@@ -107,7 +107,7 @@ impl<K: Kind> Collection<K> {
         Ok(self.answer(&name, record.object.clone()))
     }
 
-    /// Returns one page of the objects, ordered by name.
+    /// Returns one page of the objects of the caller's scope, ordered by name.
     ///
     /// # Errors
     /// INVALID_ARGUMENT for a bad size, token or parent, NOT_FOUND for a missing parent.
@@ -133,6 +133,7 @@ impl<K: Kind> Collection<K> {
         let mut page: Vec<(&Key, &Arc<Record<K::Object>>)> = records
             .range::<str, _>((from, Bound::Unbounded))
             .take_while(|(key, _)| key.as_str().starts_with(&prefix))
+            .filter(|(key, _)| request.scope.has(key.as_str()))
             .take(size.saturating_add(1))
             .collect();
         let more = page.len() > size;

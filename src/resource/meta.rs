@@ -192,6 +192,17 @@ impl Meta {
     }
 }
 
+/// Returns the collections in the names of a message's resources, as stored and as shown to clients; none for a message that
+/// is no resource.
+pub(super) fn collections(message: &MessageDescriptor) -> Vec<String> {
+    let Some(resource) = option(message, "google.api.resource") else {
+        return Vec::new();
+    };
+    let pattern = text_of(&resource, "pattern");
+    let stored = pattern.split('/').step_by(2).map(str::to_owned);
+    stored.chain([VOLUMES.to_owned()]).collect()
+}
+
 /// Returns a message-typed option of a message.
 fn option(message: &MessageDescriptor, name: &str) -> Option<DynamicMessage> {
     let extension = message.parent_pool().get_extension_by_name(name)?;

@@ -22,6 +22,7 @@ mod recover;
 mod registry;
 mod request;
 pub(crate) mod rules;
+mod scope;
 pub mod service;
 mod slice;
 pub mod stats;
@@ -53,6 +54,8 @@ pub(crate) use recover::Records;
 pub use registry::Registry;
 pub use request::{CallContext, Create, DEFAULT_TIMEOUT, Delete, List, Page, Update};
 pub use request::{GRPC_TIMEOUT, grpc_timeout};
+pub use scope::Scope;
+pub(crate) use scope::is_of;
 pub(crate) use slice::Slice;
 pub use unusable::{Unusable, UnusableRecord};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::record::Record;
-use super::{CallContext, Change, Claims, Collection, Key, Kind, Name, Object, Stage};
+use super::{CallContext, Change, Claims, Collection, Key, Kind, Name, Object, Scope, Stage};
 use crate::error::Error;
 use crate::state::Entry;
 
@@ -35,8 +35,8 @@ pub(crate) trait Records: Send + Sync + 'static {
     /// Whether a record with this key exists.
     fn has(&self, key: &Key) -> bool;
 
-    /// Returns up to `most` names and revisions of the records whose keys follow `last`, ordered by key.
-    fn after(&self, last: Option<&str>, most: usize) -> Vec<(Name, u64)>;
+    /// Returns up to `most` names and revisions of the records of a scope whose keys follow `last`, ordered by key.
+    fn after(&self, last: Option<&str>, most: usize, scope: &Scope) -> Vec<(Name, u64)>;
 
     /// Returns what the object of this key stands on outside of this process.
     fn device(&self, key: &Key) -> Option<String>;
@@ -72,10 +72,11 @@ impl<K: Kind> Records for Collection<K> {
             .and_then(|record| self.kind.device(&record.object))
     }
 
-    fn after(&self, last: Option<&str>, most: usize) -> Vec<(Name, u64)> {
+    fn after(&self, last: Option<&str>, most: usize, scope: &Scope) -> Vec<(Name, u64)> {
         let from = last.map_or(Bound::Unbounded, Bound::Excluded);
         let records = self.records.read();
-        let found = records.range::<str, _>((from, Bound::Unbounded)).take(most);
+        let found = records.range::<str, _>((from, Bound::Unbounded));
+        let found = found.filter(|(key, _)| scope.has(key.as_str())).take(most);
         let named = found.filter_map(|(key, record)| {
             let name = self.meta.parse("name", key.as_str()).ok()?;
             Some((name, record.revision))

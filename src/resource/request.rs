@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use tonic::metadata::MetadataMap;
 
+use super::Scope;
+
 /// Default deadline of a change that waits for a peer, a guest or a lock, when the client sets none.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -51,6 +53,8 @@ pub struct List {
     pub page_size: i32,
     /// Token from the page before; empty for the first page.
     pub page_token: String,
+    /// The objects that the caller may know of: a page is filled from these alone.
+    pub scope: Scope,
 }
 
 /// One page of a list.

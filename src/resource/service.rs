@@ -45,18 +45,20 @@ macro_rules! create {
 
 /// Reads the fields of a List request that depend on its shape.
 macro_rules! list_request {
-    (flat, $request:ident) => {
+    (flat, $request:ident, $scope:ident) => {
         $crate::resource::List {
             parent: None,
             page_size: $request.page_size,
             page_token: $request.page_token,
+            scope: $scope,
         }
     };
-    ($parent:ident, $request:ident) => {
+    ($parent:ident, $request:ident, $scope:ident) => {
         $crate::resource::List {
             parent: Some($request.parent),
             page_size: $request.page_size,
             page_token: $request.page_token,
+            scope: $scope,
         }
     };
 }
@@ -160,8 +162,10 @@ macro_rules! service {
                         tonic::Response<$crate::api::$api::[<List $Kind sResponse>]>,
                         tonic::Status,
                     > {
+                        let scope = $crate::resource::Scope::of(request.extensions());
                         let request = request.into_inner();
-                        let request = $crate::resource::service::list_request!($shape, request);
+                        let request =
+                            $crate::resource::service::list_request!($shape, request, scope);
                         let page = self.$field.list(&request)?;
                         Ok(tonic::Response::new($crate::api::$api::[<List $Kind sResponse>] {
                             [<$Kind:snake s>]: page.items,

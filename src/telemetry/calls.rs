@@ -39,6 +39,8 @@ pub struct Record {
     object: Mutex<Option<String>>,
     /// The role of the grant that decided on the call, and how it knows the client.
     grant: OnceLock<(&'static str, Arc<str>)>,
+    /// The message of the error, if the client gets another one.
+    reason: OnceLock<String>,
     /// Whether the request is still incomplete.
     incomplete: AtomicBool,
 }
@@ -73,6 +75,7 @@ impl Record {
             command: OnceLock::new(),
             object: Mutex::new(None),
             grant: OnceLock::new(),
+            reason: OnceLock::new(),
             incomplete: AtomicBool::new(false),
         }
     }
@@ -104,6 +107,11 @@ impl Record {
     /// Sets the grant that allows the call, or that does not suffice for it: its role, and how it knows the client.
     pub fn set_grant(&self, role: &'static str, by: &Arc<str>) {
         let _ = self.grant.set((role, Arc::clone(by)));
+    }
+
+    /// Sets the message of the error, of which the client gets a part.
+    pub fn set_reason(&self, message: &str) {
+        let _ = self.reason.set(cut(message).to_owned());
     }
 
     /// Marks the request as incomplete or complete. A call that ends incomplete, or is refused at a limit, has done
@@ -265,7 +273,11 @@ impl Report {
             grant: record.grant.get().map(|(_, by)| cut(by)),
             protocol: protocol(record.protocol),
             code,
-            reason: outcome.reason.as_deref(),
+            reason: record
+                .reason
+                .get()
+                .or(outcome.reason.as_ref())
+                .map(String::as_str),
             duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             trace_id: &trace_id,
             traceparent: record.is_trace_malformed.then_some("malformed"),

@@ -5,6 +5,7 @@ mod common;
 
 mod certificates;
 mod table;
+mod tenants;
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -31,6 +32,7 @@ const VIEWER: &str = "viewer-0123456789abcdef0123456789abcdef";
 const OPERATOR: &str = "operator-0123456789abcdef0123456789ab";
 const ADMIN: &str = "admin-0123456789abcdef0123456789abcdef";
 const TENANT: &str = "tenant-0123456789abcdef0123456789abcde";
+const TENANT_ADMIN: &str = "tenant-admin-0123456789abcdef012345678";
 const WATCHER: &str = "watcher-0123456789abcdef0123456789abcd";
 const ALL: [(&str, &str); 3] = [("viewer", VIEWER), ("operator", OPERATOR), ("admin", ADMIN)];
 
@@ -52,8 +54,7 @@ fn grant(dir: &Path, role: &str, token: &str, prefix: &str) -> String {
     format!("[[grant]]\nrole = {role:?}\ntoken-file = {file:?}\n{prefix}")
 }
 
-/// Starts a target with a token for each role, for a tenant's operator, and for a viewer of the tenant's
-/// objects.
+/// Starts a target with a token for each role, and for a viewer, an operator and an admin of a tenant's objects.
 async fn guarded(dir: &tempfile::TempDir) -> (Target, Client, PathBuf) {
     let dir = dir.path();
     let mut text = ALL
@@ -61,6 +62,7 @@ async fn guarded(dir: &tempfile::TempDir) -> (Target, Client, PathBuf) {
         .concat();
     text += &grant(dir, "operator", TENANT, "tenant-");
     text += &grant(dir, "viewer", WATCHER, "tenant-");
+    text += &grant(dir, "admin", TENANT_ADMIN, "tenant-");
     let file = written(dir, "access.toml", &text);
     let socket = dir.join("grpc.sock").display().to_string();
     let file_name = file.display().to_string();

@@ -408,6 +408,7 @@ async fn pages_go_on_after_inserts_and_deletes() {
             parent: Some("ignored".into()),
             page_size: 2,
             page_token: token.into(),
+            scope: Scope::default(),
         };
         let page = world.volumes.list(&request).unwrap();
         let names: Vec<String> = page.items.into_iter().map(|item| item.name).collect();
