@@ -1,9 +1,10 @@
 //! `opi-spdk audit`: checks audit logs.
 
 use std::fs::File;
-use std::io::{BufReader, ErrorKind};
+use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::state::StateKey;
 use crate::telemetry::KeptHead;
@@ -72,6 +73,46 @@ pub fn run(args: Args) -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// How long a running writer is given to complete the last line, which it writes in one piece, and between two looks.
+const COMPLETION: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A file whose last line may be being written: it ends when that line does, or at a timeout.
+struct Growing {
+    file: File,
+    /// The last line read so far has no newline.
+    unfinished: bool,
+    waited: Duration,
+}
+
+impl Growing {
+    fn new(file: File) -> Self {
+        Self {
+            file,
+            unfinished: false,
+            waited: Duration::ZERO,
+        }
+    }
+}
+
+impl Read for Growing {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = self.file.read(bytes)?;
+            if read > 0 {
+                let end = bytes.get(..read).unwrap_or_default();
+                self.unfinished = !end.ends_with(b"\n");
+                return Ok(read);
+            }
+            if !self.unfinished || self.waited >= COMPLETION {
+                return Ok(0);
+            }
+            std::thread::sleep(LOOK);
+            self.waited += LOOK;
+        }
+    }
+}
+
 impl Verify {
     fn read(&self) -> Result<Outcome, String> {
         let key = self.audit_key_file.as_deref().map(|path| {
@@ -97,7 +138,7 @@ impl Verify {
                 verifier.read("-", std::io::stdin().lock())?;
             } else {
                 let file = File::open(path).map_err(|error| format!("{name}: {error}"))?;
-                verifier.read(&name, BufReader::new(file))?;
+                verifier.read(&name, BufReader::new(Growing::new(file)))?;
             }
         }
         let mut outcome = verifier.finish();

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -195,6 +196,68 @@ async fn changed_removed_added_and_moved_audit_lines_are_detected() {
         told[0].contains("a file does not begin with line 6"),
         "{told:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_last_line_without_newline_is_no_part_of_a_whole_log() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path();
+    let log = dir.join("audit.log");
+    let args = ["--audit-log", log.to_str().expect("UTF-8")];
+    let mut first = Target::start_with(Options::default().args(args)).await;
+    let client = first.client().await;
+    for id in ["one", "two"] {
+        let volume = json!({ "block_size": 512, "blocks_count": 64 });
+        let request = json!({ "null_volume_id": id, "null_volume": volume });
+        client.ok("CreateNullVolume", request).await;
+    }
+    audited(&log, "CreateNullVolume", 2).await;
+    first.stop_with(Signal::TERM);
+    whole(&[], &[&log]);
+    let text = std::fs::read_to_string(&log).expect("the log");
+
+    let forged = r#"{"time":"2026-12-01T00:00:00Z","method":"forged","code":"OK"}"#;
+    std::fs::write(&log, text.clone() + forged).expect("written");
+    let told = faults(&[], &[&log]);
+    assert_eq!(
+        told,
+        [format!(
+            "{}:3: is no line of the chain: it was added, or changed",
+            log.display()
+        )]
+    );
+    // The next start notes what it finds as a cut line, which does not make it one.
+    let mut second = Target::start_with(Options::default().args(args).after(&first)).await;
+    audited(&log, "\"cut\":{\"bytes\":", 1).await;
+    let told = faults(&[], &[&log]);
+    assert!(
+        told.len() == 1 && told[0].contains("it was added"),
+        "{told:?}"
+    );
+    second.stop_with(Signal::TERM);
+
+    // A line that is being written: in a file without its line before beside it.
+    let copy = dir.join("copy.log");
+    let half = text.len() - 40;
+    std::fs::write(&copy, &text[..half]).expect("written");
+    let told = faults(&[], &[&copy]);
+    assert!(
+        told.len() == 1 && told[0].contains(":2: is no whole line"),
+        "{told:?}"
+    );
+    let (writing, rest) = (copy.clone(), text[half..].to_owned());
+    let writer = std::thread::spawn(move || {
+        use std::io::Write;
+        std::thread::sleep(Duration::from_millis(200));
+        let mut file = std::fs::File::options()
+            .append(true)
+            .open(writing)
+            .expect("the copy");
+        file.write_all(rest.as_bytes()).expect("written");
+    });
+    let told = whole(&[], &[&copy]);
+    assert!(told.contains("whole: 2 lines from 1"), "{told}");
+    writer.join().expect("written");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

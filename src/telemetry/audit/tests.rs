@@ -109,6 +109,42 @@ fn a_line_that_was_cut_is_told_of_in_the_next_one_wherever_the_cut_was() {
 }
 
 #[test]
+fn an_added_line_stays_a_fault_when_the_writer_tells_of_it_as_a_cut() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("audit");
+    let audit = start(&path);
+    (1..=2).for_each(|n| send(&audit, n));
+    audit.finish();
+    drop(audit);
+    let before = std::fs::read_to_string(&path).expect("the file");
+    for (more, is_added) in [
+        ("{\"n\":3,\"method\":\"forged\"}", true),
+        ("{\"n\":3,\"method\":\"forged\"}\n", true),
+        ("{\"n\":3,\"seq\":3,\"prev", false),
+        ("{\"n\":3,\"se\n{\"cut\":{\"bytes\":1}", false),
+    ] {
+        std::fs::write(&path, before.clone() + more).expect("written");
+        let audit = start(&path);
+        send(&audit, 4);
+        audit.finish();
+        drop(audit);
+        assert!(
+            lines(&path)
+                .iter()
+                .any(|it| it.contains("\"cut\":{\"bytes\":"))
+        );
+        let told = found(&[&path], None);
+        assert_eq!(told.len(), usize::from(is_added), "{more}: {told:?}");
+        assert!(
+            told.iter()
+                .all(|it| it.starts_with("file:3: ") && it.ends_with("it was added")),
+            "{told:?}"
+        );
+        std::fs::remove_file(dir.path().join("audit.head")).expect("removed");
+    }
+}
+
+#[test]
 fn parts_of_lines_that_a_full_disk_took_do_not_break_the_chain() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("audit");

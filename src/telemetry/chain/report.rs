@@ -112,6 +112,10 @@ fn describe(why: Why) -> &'static str {
     match why {
         Why::Form => "is no line of the chain: it was added, or changed",
         Why::Hash => "was changed, or written with another key: its hash is of something else",
+        Why::Cut => {
+            "is no whole line, and none after it tells of a cut: it was added, or the writer was cut off (crash, full disk) \
+             and tells of it when it next starts or has space"
+        }
         Why::NoKey => "was written without the key: nothing shows that it is true",
     }
 }

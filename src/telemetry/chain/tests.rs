@@ -275,6 +275,29 @@ fn lines_taken_out_at_the_end_are_told_of_by_what_was_kept() {
 }
 
 #[test]
+fn a_last_line_without_newline_is_a_fault_unless_it_is_whole() {
+    let found = |more: &str| {
+        let mut verifier = Verifier::new(Hasher::Plain, None);
+        let text = ten().join("\n") + "\n" + more;
+        verifier.read("f", text.as_bytes()).expect("read");
+        verifier.finish().findings
+    };
+    let last = verified(Hasher::Plain, &[&ten()]).range.expect("lines").1;
+    let (next, _) = last.seal(&Hasher::Plain, r#"{"n":11}"#);
+    assert_eq!(found(&next), [""; 0]);
+    for length in 1..next.len() {
+        let told = found(&next[..length]);
+        let cut =
+            told.len() == 1 && told[0].starts_with("f:11: is no whole line, and none after it");
+        assert!(cut, "{length}: {told:?}");
+    }
+    let told = found(r#"{"n":11,"method":"forged"}"#);
+    let added =
+        told.len() == 1 && told[0].starts_with("f:11: is no line of the chain: it was added");
+    assert!(added, "{told:?}");
+}
+
+#[test]
 fn what_is_no_log_is_refused_without_end() {
     let text = "x\n".repeat(5000);
     let error = Verifier::new(Hasher::Plain, None).read("f", text.as_bytes());

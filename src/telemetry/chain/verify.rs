@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead, Read};
 
+use serde::de::IgnoredAny;
+
 use super::report::{lines, report};
 use super::{Cut, Hash, Hasher, Head, Line};
 
@@ -65,6 +67,8 @@ pub(super) enum Why {
     Hash,
     /// It has a hash without key, in a chain with a key.
     NoKey,
+    /// It is the end of the log, without a newline, and could be a part of a line.
+    Cut,
 }
 
 /// A line that is not of the chain.
@@ -72,6 +76,8 @@ pub(super) enum Why {
 pub(super) struct Strange {
     pub(super) place: Place,
     pub(super) why: Why,
+    /// Whether it can be what is left of a line of the writer, which no complete JSON value is.
+    is_part: bool,
 }
 
 /// A fault and its position.
@@ -197,7 +203,12 @@ impl Verifier {
         let known = self.strange.last().map(|strange| strange.place);
         // Another piece of an overlong line.
         if known != Some(place) {
-            self.strange.push(Strange { place, why });
+            let is_part = why == Why::Form && !is_json(text);
+            self.strange.push(Strange {
+                place,
+                why,
+                is_part,
+            });
         }
         self.bounded(self.strange.len())
     }
@@ -228,7 +239,7 @@ impl Verifier {
                 section.last_prev = line.prev;
                 section.to = line.head();
                 section.last = place;
-                for Strange { place, why } in strange {
+                for Strange { place, why, .. } in strange {
                     let text = match why {
                         Why::NoKey => {
                             "was written without the key, and the chain goes on without it: it was added"
@@ -276,7 +287,8 @@ impl Verifier {
         };
         let between = self.between.note();
         if (bytes, hash) == (between.bytes, between.hash) {
-            self.strange.clear();
+            // The writer tells of all that it finds after the last line, added lines included.
+            self.strange.retain(|strange| !strange.is_part);
         } else if !self.sections.is_empty() {
             self.findings.push(Finding {
                 place,
@@ -296,12 +308,9 @@ impl Verifier {
             lines: self.lines,
             ..Outcome::default()
         };
-        if self.unfinished && self.strange.len() == 1 && self.lines > 0 {
-            self.strange.clear();
-            outcome.notes.push(
-                "the last line is cut: it is being written, or the disk was full or lost its power"
-                    .to_owned(),
-            );
+        if self.unfinished {
+            let parts = self.strange.iter_mut().filter(|strange| strange.is_part);
+            parts.for_each(|part| part.why = Why::Cut);
         }
         let kept = self.wanted.iter().find(|wanted| !wanted.is_last);
         let kept = kept.map(|wanted| wanted.head);
@@ -349,6 +358,11 @@ impl Verifier {
             self.findings.push(Finding { place, text });
         }
     }
+}
+
+/// Whether a line is a complete JSON value.
+fn is_json(line: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(line).is_ok()
 }
 
 /// Reads the next line with its newline, or a piece of an overlong line.
