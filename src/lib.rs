@@ -13,6 +13,7 @@ mod configured;
 mod connected;
 mod ctrlr_dir;
 mod discovery;
+mod distinguished_name;
 pub mod doctor;
 pub mod error;
 pub mod events;

@@ -12,6 +12,7 @@ mod layer;
 mod methods;
 mod policy;
 mod redact;
+mod san;
 mod who;
 
 use std::path::{Path, PathBuf};

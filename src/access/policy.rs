@@ -15,7 +15,9 @@ use ring::digest::{Digest, SHA256, digest};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
+use super::san::San;
 use crate::config::one_line;
+use crate::distinguished_name;
 use crate::private_file;
 use crate::resource::id;
 
@@ -49,14 +51,16 @@ pub struct Grant {
     pub role: Role,
     /// Prefix of the IDs of its objects; `None` for all objects.
     pub prefix: Option<String>,
-    /// How it knows its client, for the audit log: `uid 1001`, `subject CN=a`, `san a.example`, `token-file FILE`.
+    /// How it knows its client, for the audit log: `uid 1001`, `subject CN=a`, `san dns:a.example`,
+    /// `token-file FILE`.
     pub by: Arc<str>,
 }
 
 /// Identity of a client.
 enum Who {
+    /// As [`distinguished_name::text`] formats it.
     Subject(String),
-    San(String),
+    San(San),
     Token(Digest),
     Uid(u32),
 }
@@ -131,11 +135,11 @@ impl Policy {
         self.0.iter().any(|(who, _)| matches!(who, Who::Uid(_)))
     }
 
-    /// The grants of a certificate.
+    /// The grants of a certificate, whose subject is formatted by [`distinguished_name::text`].
     pub fn of_certificate<'a>(
         &'a self,
         subject: &'a str,
-        sans: &'a [String],
+        sans: &'a [San],
     ) -> impl Iterator<Item = &'a Grant> {
         self.of(move |who| match who {
             Who::Subject(known) => known == subject,
@@ -170,17 +174,20 @@ impl Line {
             let by = format!("token-file {}", file.display());
             token(&file).map(|token| (Who::Token(token), by))
         };
-        let by_subject = |subject: String| {
+        let by_subject = |given: String| {
+            let subject = distinguished_name::canonical(&given)
+                .map_err(|reason| format!("subject {given:?}: {reason}"))?;
             let by = format!("subject {subject}");
-            (Who::Subject(subject), by)
+            Ok::<_, String>((Who::Subject(subject), by))
         };
-        let by_san = |san: String| {
+        let by_san = |given: String| {
+            let san = San::read(&given)?;
             let by = format!("san {san}");
-            (Who::San(san), by)
+            Ok::<_, String>((Who::San(san), by))
         };
         let all = [
-            self.subject.map(by_subject),
-            self.san.map(by_san),
+            self.subject.map(by_subject).transpose()?,
+            self.san.map(by_san).transpose()?,
             self.token_file.map(by_file).transpose()?,
             self.uid.map(|uid| (Who::Uid(uid), format!("uid {uid}"))),
         ];
@@ -273,13 +280,16 @@ mod tests {
         let policy = Policy::read(&written(dir.path(), "access", &text, 0o644)).expect("valid");
         assert!(policy.has_tokens() && policy.has_certificates());
         let of = |subject, sans: &[&str]| {
-            let sans: Vec<String> = sans.iter().map(|san| (*san).to_owned()).collect();
+            let sans: Vec<San> = sans
+                .iter()
+                .map(|san| San::read(san).expect("a name"))
+                .collect();
             let grants = policy.of_certificate(subject, &sans);
             grants.map(|grant| grant.role).collect::<Vec<_>>()
         };
         assert_eq!(of("CN=a", &[]), [Role::Viewer]);
         assert_eq!(of("CN=a, O=b", &["c", "b.example"]), [Role::Admin]);
-        assert_eq!(of("CN=c", &["CN=a"]), []);
+        assert_eq!(of("CN=c", &["uri:CN=a", "uri:b.example"]), []);
         let mut tenant = policy.of_token(token.as_bytes());
         let tenant = tenant.next().expect("it is the token");
         assert_eq!(tenant.prefix.as_deref(), Some("t-"));
@@ -320,6 +330,14 @@ mod tests {
                 "deadbeef-",
             ),
             ("[[grant]]\nrole = \"admin\"\nuid = 1\ncolour = 1", "colour"),
+            (
+                "[[grant]]\nrole = \"admin\"\nsubject = \"CN=Acme, Inc.\"",
+                "grant 1: subject \"CN=Acme, Inc.\": \"Inc.\"",
+            ),
+            (
+                "[[grant]]\nrole = \"admin\"\nsan = \"spiffe://a\"",
+                "write uri:NAME",
+            ),
             (
                 &format!("[[grant]]\nrole = \"admin\"\ntoken-file = {short:?}"),
                 "32 to 1024",

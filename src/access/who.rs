@@ -3,9 +3,9 @@
 use axum::http::Request;
 use axum::http::header::AUTHORIZATION;
 use rustix::process::getuid;
-use x509_parser::extensions::GeneralName;
 
 use super::policy::{Grant, Policy, Role};
+use super::san::sans;
 use crate::error::Error;
 use crate::server::{Address, Caller};
 
@@ -74,31 +74,6 @@ fn bearer(header: &[u8]) -> Option<&[u8]> {
         .then(|| token.trim_ascii())
 }
 
-/// The subject alternative names of a certificate, as text.
-fn sans(certificate: &[u8]) -> Vec<String> {
-    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else {
-        return Vec::new();
-    };
-    let Ok(Some(extension)) = certificate.subject_alternative_name() else {
-        return Vec::new();
-    };
-    let names = extension.value.general_names.iter();
-    names
-        .filter_map(|name| match name {
-            GeneralName::DNSName(text) | GeneralName::URI(text) | GeneralName::RFC822Name(text) => {
-                Some((*text).to_owned())
-            }
-            GeneralName::IPAddress(bytes) => match **bytes {
-                [a, b, c, d] => Some(std::net::Ipv4Addr::from([a, b, c, d]).to_string()),
-                _ => <[u8; 16]>::try_from(*bytes)
-                    .ok()
-                    .map(|bytes| std::net::Ipv6Addr::from(bytes).to_string()),
-            },
-            _ => None,
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,15 +85,5 @@ mod tests {
         for other in [&b"Basic abc"[..], b"abc", b"", b"Bearer"] {
             assert_eq!(bearer(other), None);
         }
-    }
-
-    #[test]
-    fn names_of_a_certificate_are_read_as_text() {
-        let key = rcgen::KeyPair::generate().expect("a key");
-        let names = ["a.example", "192.0.2.7", "::1"].map(str::to_owned);
-        let params = rcgen::CertificateParams::new(names.clone()).expect("names");
-        let certificate = params.self_signed(&key).expect("a certificate");
-        assert_eq!(sans(certificate.der()), names);
-        assert!(sans(b"nothing").is_empty());
     }
 }

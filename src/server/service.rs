@@ -20,6 +20,7 @@ use super::gathered::gather;
 use super::limits::{REQUEST_AGE, REQUEST_STREAM_AGE};
 use super::listener::Address;
 use super::origin::{Guard, Refusal};
+use crate::distinguished_name;
 use crate::error::Error;
 use crate::gateway;
 use crate::resource::{GRPC_TIMEOUT, grpc_timeout};
@@ -43,7 +44,7 @@ pub struct Caller {
     pub address: Address,
     /// The client's certificate, signed by a configured authority.
     pub certificate: Option<Arc<CertificateDer<'static>>>,
-    /// The subject of that certificate.
+    /// The subject of that certificate, as [`distinguished_name::text`] formats it.
     pub subject: Option<Arc<str>>,
 }
 
@@ -181,10 +182,10 @@ fn age(head: &Parts) -> std::time::Duration {
     }
 }
 
-/// Formats the subject, approximately as in RFC 4514.
+/// Formats the subject.
 fn subject(certificate: &[u8]) -> Option<String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    Some(certificate.subject().to_string())
+    distinguished_name::text(certificate.subject())
 }
 
 fn never<T>(error: Infallible) -> T {

@@ -123,8 +123,12 @@ async fn a_certificate_has_the_roles_of_its_subject_and_its_names() {
     let by = |role: &str, who: &str| format!("[[grant]]\nrole = {role:?}\n{who}\n");
     let text = by("viewer", "subject = \"CN=monitoring, O=Example\"")
         + &by("operator", "subject = \"CN=orchestrator\"")
-        + &by("operator", "san = \"spiffe://example/operator\"")
-        + &by("viewer", "san = \"192.0.2.7\"")
+        + &by("admin", "subject = \"CN=orchestrator, O=Acme\"")
+        + &by("operator", "subject = 'CN=Acme\\, Inc.'")
+        + &by("operator", "san = \"uri:spiffe://example/operator\"")
+        + &by("operator", "san = \"email:operator@mail.example\"")
+        + &by("viewer", "san = \"ip:192.0.2.7\"")
+        + &by("viewer", "san = \"dns:viewer.example\"")
         + &by("admin", "san = \"admin.example\"")
         + &grant(dir, "viewer", VIEWER, "");
     let file = written(dir, "access.toml", &text);
@@ -135,6 +139,7 @@ async fn a_certificate_has_the_roles_of_its_subject_and_its_names() {
 
     let dns = |name: &str| SanType::DnsName(name.try_into().expect("a name"));
     let uri = |name: &str| SanType::URI(name.try_into().expect("a URI"));
+    let email = |name: &str| SanType::Rfc822Name(name.try_into().expect("an address"));
     let common = |name| (DnType::CommonName, name);
     let signed = |of: &str, subject: &[(DnType, &str)], names| {
         Caller::new(dir, of, ours.sign_names(subject, names))
@@ -157,6 +162,14 @@ async fn a_certificate_has_the_roles_of_its_subject_and_its_names() {
             Some("operator"),
         ),
         ("i", "x", vec![address], Some("viewer")),
+        (
+            "e",
+            "x",
+            vec![email("operator@mail.example")],
+            Some("operator"),
+        ),
+        ("d", "x", vec![dns("viewer.example")], Some("viewer")),
+        ("c", "Acme, Inc.", vec![], Some("operator")),
         // The highest of its grants counts.
         (
             "a",
@@ -173,9 +186,39 @@ async fn a_certificate_has_the_roles_of_its_subject_and_its_names() {
             vec![dns("a.admin.example"), uri("spiffe://example/operator/x")],
             None,
         ),
+        // A name of another type is another name, even with the same text.
+        ("n4", "x", vec![uri("admin.example")], None),
+        ("n5", "x", vec![email("admin.example")], None),
+        ("n6", "x", vec![dns("192.0.2.7")], None),
+        ("n7", "x", vec![dns("spiffe://example/operator")], None),
+        // One value is not the attributes that it imitates.
+        ("n8", "orchestrator, O=Acme", vec![], None),
+        ("n9", "orchestrator\\, O=Acme", vec![], None),
     ] {
         let caller = signed(of, &[common(subject)], names);
         check(&caller, &target, role).await;
+    }
+    let acme = (DnType::OrganizationName, "Acme");
+    let genuine = signed("g", &[common("orchestrator"), acme], vec![]);
+    check(&genuine, &target, Some("admin")).await;
+    let imitation = signed("f", &[common("orchestrator, O=Acme")], vec![]);
+    let client = imitation
+        .grpc(&target)
+        .await
+        .expect("the authority signed it");
+    let status = client
+        .fails("ListNullVolumes", json!({}), Code::Unauthenticated)
+        .await;
+    let escaped = "CN=orchestrator\\, O=Acme";
+    assert!(status.message().contains(escaped), "{status}");
+    // The log escapes the backslash too.
+    let log = target.log();
+    for field in [
+        "subject=\"CN=Acme\\\\, Inc.\"",
+        "grant=\"subject CN=Acme\\\\, Inc.\"",
+        "grant=\"san dns:admin.example\"",
+    ] {
+        assert!(log.contains(field), "{field}: {log}");
     }
 
     // A token adds to what the certificate has; the certificate of another authority has nothing.

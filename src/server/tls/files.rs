@@ -10,6 +10,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListD
 use zeroize::Zeroizing;
 
 use crate::config::TlsFiles;
+use crate::distinguished_name;
 
 /// Maximum size of a file, in bytes.
 const FILE_MAX: u64 = 16 << 20;
@@ -115,7 +116,7 @@ impl Expiry {
             let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
             Some(Self {
                 file,
-                subject: certificate.subject().to_string(),
+                subject: distinguished_name::text(certificate.subject()).unwrap_or_default(),
                 not_after: certificate.validity().not_after.timestamp(),
                 notice: NOTICE,
             })
@@ -130,7 +131,7 @@ impl Expiry {
         let life = next.saturating_sub(list.last_update().timestamp());
         Some(Self {
             file: CRL,
-            subject: list.issuer().to_string(),
+            subject: distinguished_name::text(list.issuer()).unwrap_or_default(),
             not_after: next,
             notice: (life / LIST_NOTICE).clamp(0, NOTICE),
         })
