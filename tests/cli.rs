@@ -327,6 +327,76 @@ fn what_the_settings_of_a_configuration_name_is_checked_and_left_as_it_is() {
 }
 
 #[test]
+fn files_with_secrets_belong_to_root_or_this_user_and_are_for_the_owner_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let write = |name: &str, content: &str, mode| {
+        std::fs::write(at(name), content).expect("written");
+        std::fs::set_permissions(at(name), Permissions::from_mode(mode)).expect("ours");
+    };
+    for name in ["crt", "token", "password", "state"] {
+        write(name, &"0123456789abcdef".repeat(4), 0o600);
+    }
+    let token = format!(
+        "[[grant]]\nrole = \"admin\"\ntoken-file = {:?}\n",
+        at("token")
+    );
+    write("access", &token, 0o644);
+    let tls = |key: &str| format!("tls = \"{}:{}:{}\"\n", at("crt"), at(key), at("crt"));
+    let check = |content: &str| {
+        write("settings", content, 0o644);
+        let out = program(&["config", "check", &at("settings")], &[]);
+        (out.status.success(), text(&out.stderr).to_owned())
+    };
+    for mode in [0o640, 0o620, 0o604, 0o610] {
+        write("key", "", mode);
+        let (_, error) = check(&tls("key"));
+        let why = format!(
+            "key file {}: users other than its owner have access",
+            at("key")
+        );
+        assert!(
+            error.contains(&why) && error.contains(&format!("(mode {mode:04o}, group")),
+            "{error}"
+        );
+        assert!(error.contains("chmod 600"), "{error}");
+    }
+    write("key", "", 0o600);
+    let (_, error) = check(&tls("key"));
+    assert!(
+        error.contains(&at("crt")) && !error.contains("chmod"),
+        "{error}"
+    );
+    let settings = [
+        (tls("key"), "key"),
+        (format!("access-file = {:?}\n", at("access")), "token"),
+        (format!("access-file = {:?}\n", at("access")), "access"),
+        (format!("state-key-file = {:?}\n", at("state")), "state"),
+        (
+            format!(
+                "spdk-rpc-socket = {:?}\nspdk-rpc-http = \"127.0.0.1:9009\"\nspdk-rpc-user = \"a:{}\"\n",
+                at("rpc"),
+                at("password")
+            ),
+            "password",
+        ),
+    ];
+    for (content, name) in &settings {
+        let (good, error) = check(content);
+        assert!(good || *name == "key", "{error}");
+        // Only root may give a file away.
+        if std::os::unix::fs::chown(at(name), Some(65_534), None).is_err() {
+            continue;
+        }
+        let (good, error) = check(content);
+        let whose = format!("{}: it belongs to uid 65534", at(name));
+        assert!(!good && error.contains(&whose), "{content}: {error}");
+        assert!(error.contains("give it to root (chown 0)"), "{error}");
+        std::os::unix::fs::chown(at(name), Some(0), None).expect("as before");
+    }
+}
+
+#[test]
 fn the_doctor_names_files_of_settings_that_the_start_would_refuse() {
     let key = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(key.path(), [7; 31]).expect("written");

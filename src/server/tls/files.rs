@@ -2,21 +2,26 @@
 
 use std::fs::{File, Metadata};
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::SystemTime;
 
+use rustix::process::{getegid, geteuid, getgroups};
 use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use zeroize::Zeroizing;
 
 use crate::config::TlsFiles;
 use crate::distinguished_name;
+use crate::private_file;
 
 /// Maximum size of a file, in bytes.
 const FILE_MAX: u64 = 16 << 20;
 
-/// Permissions that a private key's file must not have. Its group (such as ssl-cert) may read it.
-const OTHERS: u32 = 0o007;
+/// Permissions that a private key's file must not have: any of group and others.
+const OTHERS: u32 = 0o077;
+
+/// The permission that the group of a key's file may have in one case: see [`refused`].
+const GROUP_READS: u32 = 0o040;
 
 /// Contents of the files, in PEM.
 pub(super) struct Texts {
@@ -33,28 +38,54 @@ impl Texts {
     /// The file that cannot be read, or that others may read.
     pub fn read(files: &TlsFiles) -> Result<Self, String> {
         Ok(Self {
-            certificates: read("certificate", &files.certificate, 0)?,
-            key: read("key", &files.key, OTHERS)?.into(),
-            client_ca: read("client CA", &files.client_ca, 0)?,
+            certificates: read("certificate", &files.certificate, open)?,
+            key: read("key", &files.key, open_key)?.into(),
+            client_ca: read("client CA", &files.client_ca, open)?,
             revoked: files
                 .crl
                 .as_deref()
-                .map(|file| read("CRL", file, 0))
+                .map(|file| read("CRL", file, open))
                 .transpose()?,
         })
     }
 }
 
-fn read(what: &str, path: &Path, refused: u32) -> Result<Vec<u8>, String> {
+fn open(path: &Path) -> Result<File, String> {
+    File::open(path).map_err(|error| error.to_string())
+}
+
+/// Opens the file of a private key.
+fn open_key(path: &Path) -> Result<File, String> {
+    private_file::open_if(path, |metadata| {
+        let (mode, gid) = (private_file::mode(metadata), metadata.gid());
+        let groups = getgroups().unwrap_or_default();
+        let is_ours = gid == getegid().as_raw() || groups.iter().any(|group| group.as_raw() == gid);
+        if mode & refused(metadata.uid(), geteuid().as_raw(), gid == 0 || is_ours) == 0 {
+            return Ok(());
+        }
+        Err(format!(
+            "users other than its owner have access to it (mode {mode:04o}, group {gid}): chmod 600"
+        ))
+    })
+}
+
+/// The permissions that a key's file must not have. A process without root's rights reads root's file through its group
+/// alone: so are the secrets of Kubernetes (fsGroup) and the credentials of systemd (the mask of an ACL).
+fn refused(owner: u32, own: u32, is_ours: bool) -> u32 {
+    match owner == 0 && own != 0 && is_ours {
+        true => OTHERS & !GROUP_READS,
+        false => OTHERS,
+    }
+}
+
+fn read(
+    what: &str,
+    path: &Path,
+    open: impl FnOnce(&Path) -> Result<File, String>,
+) -> Result<Vec<u8>, String> {
     let fail = |reason: String| format!("{what} file {}: {reason}", path.display());
     let io = |error: std::io::Error| fail(error.to_string());
-    let mut file = File::open(path).map_err(io)?;
-    let mode = file.metadata().map_err(io)?.permissions().mode() & 0o7777;
-    if mode & refused != 0 {
-        return Err(fail(format!(
-            "users other than its owner and group have access to it (mode {mode:04o}): chmod 600"
-        )));
-    }
+    let mut file = open(path).map_err(fail)?;
     let mut text = Vec::new();
     file.by_ref()
         .take(FILE_MAX + 1)
@@ -154,6 +185,20 @@ mod tests {
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_group_of_a_key_reads_it_only_where_the_process_needs_that() {
+        assert_eq!(refused(0, 7, true), 0o037);
+        for (owner, own, is_ours) in [
+            (0, 0, true),
+            (0, 7, false),
+            (7, 7, true),
+            (8, 7, true),
+            (7, 0, true),
+        ] {
+            assert_eq!(refused(owner, own, is_ours), 0o077, "{owner} {own}");
+        }
     }
 
     #[test]
