@@ -53,7 +53,7 @@ where
         self.services.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
         if OPEN.iter().any(|open| path.starts_with(open)) {
             return Box::pin(self.services.call(request));
@@ -69,6 +69,9 @@ where
         };
         if let Some(grant) = check::allowing_any_request(method, &grants) {
             report(request.extensions(), grant);
+            if method.streams {
+                self.access.keep_checking(&mut request);
+            }
             return Box::pin(self.services.call(request));
         }
         let services = self.services.clone();

@@ -39,6 +39,8 @@ pub(super) struct Method {
     pub input: MessageDescriptor,
     /// The response message and its field of objects, for a list.
     pub listed: Option<(MessageDescriptor, FieldDescriptor)>,
+    /// Whether its answer is a stream, which is of all objects.
+    pub streams: bool,
     /// Whether it creates an object.
     pub creates: bool,
     /// Whether it creates or changes an object of a kind in [`BEYOND`].
@@ -91,6 +93,7 @@ impl Method {
             needs,
             input,
             listed: listed.map(|field| (output, field)),
+            streams: method.is_server_streaming(),
             creates: verb.starts_with("Create"),
             reaches_beyond: !reads && BEYOND.iter().any(|kind| verb.ends_with(kind)),
             keys,
@@ -179,6 +182,15 @@ pub(super) fn references(message: &DynamicMessage, found: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn streams_take_what_a_reload_checks_again_for_them() {
+        let streams: Vec<_> = METHODS.values().filter(|method| method.streams).collect();
+        assert!(!streams.is_empty());
+        for method in streams {
+            assert_eq!(method.needs, Role::Viewer, "{}", method.name);
+        }
+    }
 
     #[test]
     fn each_field_that_looks_like_a_key_has_been_decided_on() {

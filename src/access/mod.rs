@@ -10,6 +10,7 @@
 mod check;
 mod layer;
 mod methods;
+mod permission;
 mod policy;
 mod redact;
 mod san;
@@ -22,12 +23,13 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::Response;
 use axum::middleware::Next;
-use parking_lot::RwLock;
+use tokio::sync::watch::Sender;
 
 use crate::error::Error;
 use crate::gateway;
 
 pub use layer::Restricted;
+pub use permission::Permission;
 use policy::{Grant, Policy};
 
 /// The grants in use, which a reload replaces. Clones share them.
@@ -36,7 +38,7 @@ pub struct Access(Option<Arc<InForce>>);
 
 struct InForce {
     file: PathBuf,
-    policy: RwLock<Arc<Policy>>,
+    policy: Sender<Arc<Policy>>,
 }
 
 impl Access {
@@ -48,18 +50,18 @@ impl Access {
         let policy = Policy::read(file)?;
         Ok(Self(Some(Arc::new(InForce {
             file: file.to_owned(),
-            policy: RwLock::new(Arc::new(policy)),
+            policy: Sender::new(Arc::new(policy)),
         }))))
     }
 
-    /// Reads the file again. On failure the previous grants stay in use.
+    /// Reads the file again, and ends streams that its grants do not allow. On failure the previous grants stay in use.
     ///
     /// # Errors
     /// See [`read`](Self::read).
     pub fn reload(&self) -> Result<(), String> {
         if let Some(in_force) = &self.0 {
             let new = Arc::new(Policy::read(&in_force.file)?);
-            *in_force.policy.write() = new;
+            in_force.policy.send_replace(new);
         }
         Ok(())
     }
@@ -88,7 +90,7 @@ impl Access {
 
     fn policy(&self) -> Option<Arc<Policy>> {
         let in_force = self.0.as_ref()?;
-        Some(Arc::clone(&in_force.policy.read()))
+        Some(Arc::clone(&in_force.policy.borrow()))
     }
 
     /// The grants of a request's sender; `None` without access control.
@@ -102,10 +104,18 @@ impl Access {
         }
     }
 
+    /// Has the stream that a request begins end once its sender may not read all objects any more.
+    fn keep_checking<B>(&self, request: &mut axum::http::Request<B>) {
+        if let Some(in_force) = &self.0 {
+            let permission = Permission::new(in_force.policy.subscribe(), request);
+            request.extensions_mut().insert(permission);
+        }
+    }
+
     /// Layer for routes outside of the API that show all objects: requires a grant to read them all.
     pub async fn readers(
         State(access): State<Self>,
-        request: Request,
+        mut request: Request,
         next: Next,
     ) -> Response<Body> {
         let allowed = match access.grants(&request) {
@@ -114,7 +124,10 @@ impl Access {
             Err(error) => Err(error),
         };
         match allowed {
-            Ok(()) => next.run(request).await,
+            Ok(()) => {
+                access.keep_checking(&mut request);
+                next.run(request).await
+            }
             Err(error) => gateway::refuse(error.into(), None),
         }
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, Uri};
 use axum::routing::get;
@@ -27,6 +27,7 @@ use tonic::Status;
 
 use super::Objects;
 use super::watch::Events;
+use crate::access::Permission;
 use crate::error::Error;
 use crate::events::Event;
 use crate::gateway;
@@ -47,11 +48,15 @@ pub fn router(objects: Arc<Objects>) -> Router {
 
 async fn events(
     State(objects): State<Arc<Objects>>,
+    permission: Option<Extension<Permission>>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
 ) -> Response<Body> {
-    let begun = after(&uri, &headers).and_then(|after| objects.events(after));
+    let begun = after(&uri, &headers).and_then(|after| {
+        let permission = permission.map(|Extension(permission)| permission);
+        objects.events(after, permission)
+    });
     let events = match begun {
         Ok(events) => events,
         Err(error) => return gateway::refuse(error.into(), None),

@@ -10,6 +10,7 @@ use spdk::Handle;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
+use crate::access::Permission;
 use crate::api::own::object_service_server::ObjectService;
 use crate::api::own::{
     DisconnectHostRequest, DisconnectHostResponse, ListHostsRequest, ListHostsResponse,
@@ -136,9 +137,9 @@ impl ObjectService for Objects {
         &self,
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<watch::Events>, Status> {
-        Ok(Response::new(
-            self.events(request.get_ref().after_revision)?,
-        ))
+        let permission = request.extensions().get::<Permission>().cloned();
+        let after = request.get_ref().after_revision;
+        Ok(Response::new(self.events(after, permission)?))
     }
 
     async fn list_hosts(

@@ -1,12 +1,15 @@
 //! The event stream of a watching client.
 
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::stream::{Stream, unfold};
+use tokio::select;
 use tonic::Status;
 
 use super::{Objects, WATCHERS};
+use crate::access::Permission;
 use crate::error::Error;
 use crate::events::{Event, Gap};
 
@@ -14,12 +17,16 @@ use crate::events::{Event, Gap};
 pub(super) type Events = Pin<Box<dyn Stream<Item = Result<Event, Status>> + Send>>;
 
 impl Objects {
-    /// Watches the events after this revision, or from now on.
+    /// Watches the events after this revision, or from now on, until the permission is lost.
     ///
     /// # Errors
     /// INVALID_ARGUMENT for a negative revision, OUT_OF_RANGE for one that the log cannot continue from,
     /// RESOURCE_EXHAUSTED at the limit of watchers.
-    pub(super) fn events(&self, after: Option<i64>) -> Result<Events, Error> {
+    pub(super) fn events(
+        &self,
+        after: Option<i64>,
+        permission: Option<Permission>,
+    ) -> Result<Events, Error> {
         let after = after.map(|revision| {
             u64::try_from(revision).map_err(|_| {
                 let what =
@@ -36,14 +43,28 @@ impl Objects {
             })?;
         let watch = self.shared.events.watch(after).map_err(Error::from)?;
         // The permit is released when the stream ends or the client leaves.
-        let state = Some((watch, permit));
+        let state = Some((watch, permission, permit));
         Ok(Box::pin(unfold(state, |state| async {
-            let (mut watch, permit) = state?;
-            match watch.next().await {
-                Ok(event) => Some((Ok(Event::clone(&event)), Some((watch, permit)))),
-                Err(gap) => Some((Err(Error::from(gap).into()), None)),
+            let (mut watch, mut permission, permit) = state?;
+            let event = select! {
+                // No event is sent after the permission is lost.
+                biased;
+                error = lost(&mut permission) => Err(error),
+                event = watch.next() => event.map_err(Error::from),
+            };
+            match event {
+                Ok(event) => Some((Ok(Event::clone(&event)), Some((watch, permission, permit)))),
+                Err(error) => Some((Err(error.into()), None)),
             }
         })))
+    }
+}
+
+/// Waits until the permission is lost; without access control, forever.
+async fn lost(permission: &mut Option<Permission>) -> Error {
+    match permission {
+        Some(permission) => permission.lost().await,
+        None => pending().await,
     }
 }
 
