@@ -90,7 +90,7 @@ fn check_within(prefix: &str, method: &Method, message: &DynamicMessage) -> Resu
         // `GET /v1/volumes` has this as the parent, which the kinds that it lists ignore.
         names.retain(|name| name != "volumes");
     }
-    if names.is_empty() && method.listed.is_none() {
+    if method.is_of_machine || names.is_empty() && method.listed.is_none() {
         return Err(format!("it is not about an object of {prefix:?}"));
     }
     methods::references(message, &mut names);

@@ -29,6 +29,9 @@ const CREATING_UPDATE: &str = "UpdateNvmeSubsystem";
 /// Kinds whose objects reach beyond the API: files of the machine, addresses in its network, hosts of all clients.
 const BEYOND: [&str; 3] = ["AioVolume", "NvmePath", "DiscoveryReferral"];
 
+/// The method about the machine, which belongs to no tenant. It ignores the name in its request.
+const OF_MACHINE: &str = "GetInventory";
+
 /// A method.
 pub(super) struct Method {
     /// Short name: `CreateNullVolume`.
@@ -45,6 +48,8 @@ pub(super) struct Method {
     pub creates: bool,
     /// Whether it creates or changes an object of a kind in [`BEYOND`].
     pub reaches_beyond: bool,
+    /// Whether it is about no object, whatever its request names.
+    pub is_of_machine: bool,
     /// Paths of the [`KEYS`] in the request's object.
     keys: Vec<String>,
 }
@@ -96,6 +101,7 @@ impl Method {
             streams: method.is_server_streaming(),
             creates: verb.starts_with("Create"),
             reaches_beyond: !reads && BEYOND.iter().any(|kind| verb.ends_with(kind)),
+            is_of_machine: verb == OF_MACHINE,
             keys,
         }
     }

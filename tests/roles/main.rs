@@ -4,6 +4,7 @@
 mod common;
 
 mod certificates;
+mod hidden;
 mod streams;
 mod table;
 mod tenants;
@@ -33,7 +34,7 @@ const VIEWER: &str = "viewer-0123456789abcdef0123456789abcdef";
 const OPERATOR: &str = "operator-0123456789abcdef0123456789ab";
 const ADMIN: &str = "admin-0123456789abcdef0123456789abcdef";
 const TENANT: &str = "tenant-0123456789abcdef0123456789abcde";
-const TENANT_ADMIN: &str = "tenant-admin-0123456789abcdef012345678";
+const TENANTS_ADMIN: &str = "tenants-admin-0123456789abcdef01234567";
 const WATCHER: &str = "watcher-0123456789abcdef0123456789abcd";
 const ALL: [(&str, &str); 3] = [("viewer", VIEWER), ("operator", OPERATOR), ("admin", ADMIN)];
 
@@ -55,15 +56,16 @@ fn grant(dir: &Path, role: &str, token: &str, prefix: &str) -> String {
     format!("[[grant]]\nrole = {role:?}\ntoken-file = {file:?}\n{prefix}")
 }
 
-/// Starts a target with a token for each role, and for a viewer, an operator and an admin of a tenant's objects.
+/// Starts a target with a token for each role, for a tenant's operator and admin, and for a viewer of the tenant's
+/// objects.
 async fn guarded(dir: &tempfile::TempDir) -> (Target, Client, PathBuf) {
     let dir = dir.path();
     let mut text = ALL
         .map(|(role, token)| grant(dir, role, token, ""))
         .concat();
     text += &grant(dir, "operator", TENANT, "tenant-");
+    text += &grant(dir, "admin", TENANTS_ADMIN, "tenant-");
     text += &grant(dir, "viewer", WATCHER, "tenant-");
-    text += &grant(dir, "admin", TENANT_ADMIN, "tenant-");
     let file = written(dir, "access.toml", &text);
     let socket = dir.join("grpc.sock").display().to_string();
     let file_name = file.display().to_string();

@@ -1,4 +1,4 @@
-//! The table of methods and the least role of each, which repeats no rule of the program.
+//! The table of methods, the least role of each and what a prefix leaves of it, which repeats no rule of the program.
 
 use std::collections::BTreeMap;
 
@@ -13,20 +13,47 @@ fn rank(role: &str) -> usize {
     found.unwrap_or_else(|| panic!("{role} is no role"))
 }
 
-/// The methods, each with its least role.
-fn table() -> BTreeMap<&'static str, &'static str> {
+/// What a grant with a prefix reaches of a method.
+pub enum Reach {
+    /// Calls about objects of the prefix.
+    Own,
+    /// A list, of the objects of the prefix, of a parent of the prefix or of all parents.
+    Listed,
+    /// Nothing: the method is about all objects, or about what belongs to no tenant.
+    All,
+}
+
+/// The methods, each with its least role and its reach.
+fn table() -> BTreeMap<&'static str, (&'static str, &'static str)> {
     let lines = TABLE.lines().filter(|line| !line.starts_with('#'));
-    let rows = lines.map(|line| line.split_once('\t').unwrap_or_else(|| panic!("{line}")));
+    let rows = lines.map(|line| {
+        let mut parts = line.split('\t');
+        let mut next = || parts.next().unwrap_or_else(|| panic!("{line}"));
+        (next(), (next(), next()))
+    });
     rows.collect()
+}
+
+fn row(method: &str) -> (&'static str, &'static str) {
+    let table = table();
+    let row = table.get(method);
+    *row.unwrap_or_else(|| panic!("tests/data/roles.tsv lacks {method}: decide its least role"))
 }
 
 /// Returns whether a role may call a method, with an empty request.
 pub fn may(role: &str, method: &str) -> bool {
-    let table = table();
-    let least = table
-        .get(method)
-        .unwrap_or_else(|| panic!("tests/data/roles.tsv lacks {method}: decide its least role"));
+    let (least, _) = row(method);
     rank(role) >= rank(least)
+}
+
+/// Returns what a grant with a prefix reaches of a method.
+pub fn reach(method: &str) -> Reach {
+    match row(method).1 {
+        "own" => Reach::Own,
+        "listed" => Reach::Listed,
+        "all" => Reach::All,
+        other => panic!("{method}: {other}"),
+    }
 }
 
 #[test]
