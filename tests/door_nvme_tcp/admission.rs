@@ -10,11 +10,11 @@ use crate::common::nvme_tcp::{Command, Digests, Host, Identity, Pdu, Sgl, connec
 use crate::world::World;
 
 /// Deadline from accept to Connect, and the tolerance for the target's poll period.
-const TIME_LIMIT: Duration = Duration::from_secs(10);
-const LATE: Duration = Duration::from_secs(2);
+pub const TIME_LIMIT: Duration = Duration::from_secs(10);
+pub const LATE: Duration = Duration::from_secs(2);
 
 /// Bounds of unadmitted connections (`OPI_NVME_TCP_UNADMITTED_...`): per address and in total.
-const PER_ADDRESS: usize = 256;
+pub const PER_ADDRESS: usize = 256;
 const IN_ALL: usize = 1024;
 
 /// Timeout for a known host to connect: hosts retry when their connection is displaced, which may happen while
@@ -34,7 +34,7 @@ fn connect(identity: &Identity) -> std::io::Result<u16> {
 }
 
 /// Asserts that known hosts can connect beside these strangers.
-fn known_hosts_get_in(identity: &Identity, what: &str) {
+pub fn known_hosts_get_in(identity: &Identity, what: &str) {
     for n in 0..4 {
         let begin = Instant::now();
         let identity = identity.clone().named(&format!("known-{n}"));

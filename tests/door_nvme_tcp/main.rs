@@ -8,6 +8,7 @@ mod admission;
 mod buffers;
 mod capsules;
 mod cut;
+mod discovery;
 mod fused;
 mod h2c_data;
 mod headers;

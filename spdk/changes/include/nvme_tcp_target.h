@@ -13,13 +13,22 @@
 /* While a connection waits for its turn: how often that is looked at. Turns are 100 ms apart, or more. */
 #define OPI_NVME_TCP_TURNS_PERIOD_US 20000
 
-/* Connections for which no Connect has succeeded, of all poll groups (one a reactor): in all, and from one
- * address. The next takes the place of the oldest of its group. A host of 128 cores opens 128 before its first
- * Connect. Addresses are counted by a hash, in so many slots.
+/* Connections for which no Connect has succeeded, or one to the discovery service alone, of all poll groups (one
+ * a reactor): in all, and from one address. The next takes the place of the oldest of its group. A host of 128
+ * cores opens 128 before its first Connect. Addresses are counted by a hash, in so many slots.
  */
 #define OPI_NVME_TCP_UNADMITTED_MAX 1024
 #define OPI_NVME_TCP_UNADMITTED_PER_ADDRESS 256
 #define OPI_NVME_TCP_ADDRESS_SLOTS 4096
+
+/* A connection to the discovery service, which answers any host. Requests beside the one for Connect: four that
+ * wait for events, as many as the target takes, and two for other commands; further commands are read when one of
+ * these is free. How long it may send no command after its first one: a host that stays connected sends its Keep
+ * Alive sooner. And the part of a host's share of the buffers that all these connections have together.
+ */
+#define OPI_NVME_TCP_DISCOVERY_REQUESTS 6
+#define OPI_NVME_TCP_DISCOVERY_SECONDS 300
+#define OPI_NVME_TCP_DISCOVERY_SHARE 8
 
 /* How long a command waits for its host: for the data of an R2T or inside its capsule, for the second of a
  * fused pair, or until its answer is taken off the socket. Then the connection ends. The short limit holds
@@ -39,6 +48,7 @@ enum opi_nvme_tcp_phase {
 	OPI_NVME_TCP_CONNECTED = 2,
 	OPI_NVME_TCP_CLOSED = 3,
 	OPI_NVME_TCP_AUTHENTICATING = 4,
+	OPI_NVME_TCP_DISCOVERING = 5,
 };
 
 struct opi_nvme_tcp_connection {

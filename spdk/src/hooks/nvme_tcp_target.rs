@@ -33,6 +33,7 @@ impl RawConnection {
                 1 => Phase::Unadmitted,
                 2 => Phase::Connected,
                 4 => Phase::Authenticating,
+                5 => Phase::Discovering,
                 _ => Phase::Closed,
             },
             is_admin: self.is_admin,

@@ -34,7 +34,7 @@ pub fn capsule(connection: &Connection, command: &[u8; 64], inside: u32) -> Verd
     let command = Command::of(command);
     let is_connect = command.opcode == FABRICS && command.fctype == CONNECT;
     let is_in_order = match connection.phase {
-        Phase::Connected | Phase::Authenticating => true,
+        Phase::Connected | Phase::Authenticating | Phase::Discovering => true,
         Phase::Unadmitted => is_connect,
         Phase::New | Phase::Closed => false,
     };

@@ -39,7 +39,7 @@ pub fn h2c_data(connection: &Connection, expected: &Expected, header: &[u8; 24])
     let offset = u32::from_le_bytes([o0, o1, o2, o3]);
     let length = u32::from_le_bytes([l0, l1, l2, l3]);
     let is_in_order = match connection.phase {
-        Phase::Unadmitted | Phase::Authenticating | Phase::Connected => true,
+        Phase::Unadmitted | Phase::Authenticating | Phase::Discovering | Phase::Connected => true,
         Phase::New | Phase::Closed => false,
     };
     if !expected.asked || !is_in_order {

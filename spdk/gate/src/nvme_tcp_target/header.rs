@@ -42,7 +42,7 @@ impl Header {
     fn is_in_order(&self, phase: Phase) -> Verdict {
         let right = match phase {
             Phase::New => self.kind == kind::IC_REQ,
-            Phase::Unadmitted | Phase::Authenticating | Phase::Connected => {
+            Phase::Unadmitted | Phase::Authenticating | Phase::Discovering | Phase::Connected => {
                 self.kind != kind::IC_REQ
             }
             Phase::Closed => false,

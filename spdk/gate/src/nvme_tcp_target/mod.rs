@@ -3,8 +3,10 @@
 //! ```text
 //! accept ─► New ─ICReq─► Unadmitted ─Connect succeeds─► Connected
 //!            └ ICReq alone   └ one Connect of 1 KiB         └ commands, H2CData
-//!                                     └─► Authenticating ──────┘
-//!                                          └ commands of up to 4 KiB, one at a time, and AUTH_RECV of any length
+//!                                     ├─► Authenticating ──────┘
+//!                                     │    └ commands of up to 4 KiB, one at a time, and AUTH_RECV of any length
+//!                                     └─► Discovering: Connect to the discovery service
+//!                                          └ commands, with up to 4 KiB inside a capsule
 //! ```
 //!
 //! A PDU passes two checks: [`common_header`] once its first 8 bytes are received, which bounds every length that is
@@ -46,7 +48,8 @@ pub const TERM_REQ_MAX: u32 = 152;
 pub const CONNECT_DATA: u32 = 1024;
 
 /// Bytes of data of one command until the host has authenticated: one small buffer. Messages of DH-HMAC-CHAP with
-/// groups of up to 8,192 bits fit, so an Authentication Receive gets no more, whatever length it allocates.
+/// groups of up to 8,192 bits fit, so an Authentication Receive gets no more, whatever length it allocates. Also what may be
+/// inside a capsule for the discovery service, whose connections have one such buffer.
 pub const AUTHENTICATION_DATA_MAX: u32 = 4096;
 
 /// In-capsule bytes of an admin or Fabrics command that every target must accept.
@@ -61,6 +64,8 @@ pub enum Phase {
     Unadmitted,
     /// Connect has succeeded, and the host has yet to authenticate.
     Authenticating,
+    /// Connect to the discovery service has succeeded, which answers any host.
+    Discovering,
     /// Connect has succeeded, and the host has authenticated where it has to.
     Connected,
     /// ICResp is being sent, or the connection is in teardown: no PDU may be received.
@@ -90,7 +95,7 @@ impl Connection {
     /// Bytes of data that a command may have at most.
     fn transfer_limit(&self) -> u32 {
         match self.phase {
-            Phase::Connected => self.transfer_max,
+            Phase::Connected | Phase::Discovering => self.transfer_max,
             Phase::Authenticating => self.transfer_max.min(AUTHENTICATION_DATA_MAX),
             _ => CONNECT_DATA,
         }
@@ -102,7 +107,7 @@ impl Connection {
         match self.phase {
             Phase::Connected if is_control => control,
             Phase::Connected => self.in_capsule_max,
-            Phase::Authenticating => control.min(AUTHENTICATION_DATA_MAX),
+            Phase::Authenticating | Phase::Discovering => control.min(AUTHENTICATION_DATA_MAX),
             _ => CONNECT_DATA,
         }
     }

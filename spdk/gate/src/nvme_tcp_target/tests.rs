@@ -6,10 +6,11 @@ use proptest::prelude::*;
 
 use super::*;
 
-const PHASES: [Phase; 5] = [
+const PHASES: [Phase; 6] = [
     Phase::New,
     Phase::Unadmitted,
     Phase::Authenticating,
+    Phase::Discovering,
     Phase::Connected,
     Phase::Closed,
 ];
@@ -82,7 +83,10 @@ fn each_phase_takes_its_own_pdus() {
                     (phase, kind),
                     (Phase::New, kind::IC_REQ)
                         | (
-                            Phase::Unadmitted | Phase::Authenticating | Phase::Connected,
+                            Phase::Unadmitted
+                                | Phase::Authenticating
+                                | Phase::Discovering
+                                | Phase::Connected,
                             kind::H2C_TERM_REQ | kind::CAPSULE_CMD | kind::H2C_DATA,
                         )
                 );
@@ -205,11 +209,30 @@ fn until_the_host_has_authenticated_a_command_moves_one_small_buffer_at_most() {
 }
 
 #[test]
+fn the_discovery_service_sends_much_and_takes_4_kib_inside_a_capsule() {
+    let mut connection = connection(Phase::Discovering, 0);
+    connection.is_admin = true;
+    for (opcode, fctype) in [(2, 0), (6, 0), (9, 0), (0x7f, 4)] {
+        let sent = capsule(&connection, &command(opcode, fctype, 0x5a, 131_072), 0);
+        assert!(sent.is_ok(), "{opcode}");
+        let sent = capsule(&connection, &command(opcode, fctype, 0x5a, 131_073), 0);
+        assert_eq!(sent.is_ok(), opcode == 0x7f, "{opcode}");
+    }
+    for length in [1, 4096, 4097, 8192] {
+        let sent = capsule(&connection, &command(9, 0, 0x01, length), length);
+        assert_eq!(sent.is_ok(), length <= 4096, "{length}");
+        let verdict = common_header(&connection, right(&connection, kind::CAPSULE_CMD, length));
+        assert_eq!(verdict.is_ok(), length <= 4096, "{length}");
+    }
+}
+
+#[test]
 fn a_host_may_allocate_any_length_for_an_authentication_message() {
     for (phase, is_admitted) in [
         (Phase::New, false),
         (Phase::Unadmitted, false),
         (Phase::Authenticating, true),
+        (Phase::Discovering, true),
         (Phase::Connected, true),
         (Phase::Closed, false),
     ] {
