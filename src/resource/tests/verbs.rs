@@ -420,11 +420,8 @@ async fn pages_go_on_after_inserts_and_deletes() {
     world.volume("c", of(512, 64)).await.unwrap();
     let (names, token) = page(&token);
     assert_eq!(names, "volumes/c volumes/d");
-    let (names, token) = page(&token);
-    assert_eq!(
-        (names.as_str(), token.as_str()),
-        ("volumes/e volumes/f", "")
-    );
+    let last = ("volumes/e volumes/f".to_owned(), String::new());
+    assert_eq!(page(&token), last);
 }
 
 #[tokio::test]
