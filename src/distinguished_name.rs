@@ -41,8 +41,12 @@ const TYPES: [(&str, &str); 26] = [
 /// Characters that a value has only with a backslash before them.
 const SPECIAL: [char; 7] = [',', '+', '"', '\\', '<', '>', ';'];
 
-/// Formats a name: `CN=orchestrator, O=Acme\, Inc.`; `None` for one that cannot be encoded again.
+/// Formats a name: `CN=orchestrator, O=Acme\, Inc.`; `None` for one that cannot be encoded again, or of which a part could
+/// not be read.
 pub fn text(name: &X509Name<'_>) -> Option<String> {
+    if !is_whole(name) {
+        return None;
+    }
     let rdns = name.iter().map(|rdn| {
         let attributes = rdn.iter();
         attributes
@@ -53,6 +57,32 @@ pub fn text(name: &X509Name<'_>) -> Option<String> {
             .collect::<Option<Vec<_>>>()
     });
     rdns.collect::<Option<Vec<_>>>().map(joined)
+}
+
+/// Whether the parsed name has all that its encoding has: the parser ends a list at the first element that it cannot read.
+fn is_whole(name: &X509Name<'_>) -> bool {
+    let mut rdns = name.iter();
+    let walked = elements(name.as_raw()).and_then(|names| {
+        let [rdns_of] = names.try_into().ok()?;
+        for rdn in elements(rdns_of)? {
+            let attributes = elements(rdn)?;
+            let is_same = rdns.next()?.iter().count() == attributes.len();
+            (is_same && !attributes.is_empty()).then_some(())?;
+        }
+        Some(())
+    });
+    walked.is_some() && rdns.next().is_none()
+}
+
+/// Returns the contents of the elements that these bytes consist of; `None` if they are anything else.
+fn elements(mut bytes: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut all = Vec::new();
+    while !bytes.is_empty() {
+        let (rest, element) = Any::from_der(bytes).ok()?;
+        all.push(element.data);
+        bytes = rest;
+    }
+    Some(all)
 }
 
 /// Reads a name as text, such as that of a grant, and formats it as [`text`] does.
@@ -311,6 +341,40 @@ mod tests {
         let wide = rcgen::string::BmpString::try_from("ä, b").expect("text");
         let wide = of(&[(DnType::CommonName, DnValue::BmpString(wide))]);
         assert_eq!(wide, "CN=ä\\, b");
+    }
+
+    #[test]
+    fn a_name_of_which_a_part_cannot_be_read_has_no_text() {
+        let der = |tag: u8, content: &[u8]| {
+            let length = u8::try_from(content.len()).expect("short");
+            [&[tag, length], content].concat()
+        };
+        let attribute = |of: u8, value: &[u8]| {
+            let of = der(6, &[0x55, 4, of]);
+            der(0x30, &[of, der(12, value)].concat())
+        };
+        let (common, organization) = (attribute(3, b"a"), attribute(10, b"b"));
+        let set = |attributes: &[u8]| der(0x31, attributes);
+        let name = |rdns: &[Vec<u8>]| {
+            let bytes = der(0x30, &rdns.concat());
+            let parsed = X509Name::from_der(&bytes);
+            parsed.ok().and_then(|(_, name)| text(&name))
+        };
+        let whole = [set(&common), set(&organization)];
+        assert_eq!(name(&whole).as_deref(), Some("CN=a, O=b"));
+        assert_eq!(name(&[]).as_deref(), Some(""));
+        let both = [common.clone(), organization.clone()].concat();
+        assert_eq!(name(&[set(&both)]).as_deref(), Some("CN=a + O=b"));
+        let nothing = der(0x30, &[]);
+        for rdns in [
+            vec![set(&common), set(&[]), set(&organization)],
+            vec![set(&common), nothing.clone(), set(&organization)],
+            vec![set(&[common.clone(), nothing.clone()].concat())],
+            vec![set(&[common.clone(), nothing, organization].concat())],
+            vec![set(&common), vec![0x31]],
+        ] {
+            assert_eq!(name(&rdns), None, "{rdns:x?}");
+        }
     }
 
     #[test]

@@ -224,7 +224,7 @@ impl Services {
         let shared = Shared::over(spdk.clone(), store);
         let slots = Slots::new(config.kvm.as_ref(), &config.ctrlr_dir, config.socket_access);
         let health = Health::new(Arc::clone(&shared));
-        let nvme_subsystems = NvmeSubsystems::new(spdk.clone(), Arc::clone(&shared.registry));
+        let nvme_subsystems = NvmeSubsystems::new(spdk.clone(), Arc::clone(&shared));
         let nvme_subsystems = Collection::new(nvme_subsystems, &shared);
         let nvme_controllers = NvmeControllers::new(
             spdk.clone(),

@@ -135,14 +135,14 @@ impl Policy {
         self.0.iter().any(|(who, _)| matches!(who, Who::Uid(_)))
     }
 
-    /// The grants of a certificate, whose subject is formatted by [`distinguished_name::text`].
+    /// The grants of a certificate, whose subject is formatted by [`distinguished_name::text`]; `None` without one.
     pub fn of_certificate<'a>(
         &'a self,
-        subject: &'a str,
+        subject: Option<&'a str>,
         sans: &'a [San],
     ) -> impl Iterator<Item = &'a Grant> {
         self.of(move |who| match who {
-            Who::Subject(known) => known == subject,
+            Who::Subject(known) => subject == Some(known.as_str()),
             Who::San(known) => sans.contains(known),
             _ => false,
         })
@@ -284,7 +284,7 @@ mod tests {
                 .iter()
                 .map(|san| San::read(san).expect("a name"))
                 .collect();
-            let grants = policy.of_certificate(subject, &sans);
+            let grants = policy.of_certificate(Some(subject), &sans);
             grants.map(|grant| grant.role).collect::<Vec<_>>()
         };
         assert_eq!(of("CN=a", &[]), [Role::Viewer]);

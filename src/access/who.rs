@@ -22,14 +22,10 @@ pub(super) fn grants<B>(policy: &Policy, request: &Request<B>) -> Result<Vec<Gra
         found.extend(policy.of_token(token).cloned());
     }
     if let Some(caller) = caller {
-        if let Some(subject) = caller.subject.as_deref() {
-            let sans = caller
-                .certificate
-                .as_deref()
-                .map(|der| sans(der))
-                .unwrap_or_default();
-            found.extend(policy.of_certificate(subject, &sans).cloned());
-        }
+        let sans = caller.certificate.as_deref().map(|der| sans(der));
+        let sans = sans.unwrap_or_default();
+        let subject = caller.subject.as_deref();
+        found.extend(policy.of_certificate(subject, &sans).cloned());
         if let Address::User(uid) = caller.address {
             found.extend(policy.of_uid(uid).cloned());
             if is_owner(uid) {

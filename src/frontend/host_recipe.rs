@@ -38,13 +38,14 @@ impl FirstHost {
         }
     }
 
-    /// Admits the host as the subsystem says, instead of as its NvmeHost did.
+    /// Admits the host as the subsystem says, instead of as its NvmeHost did. Keys go last: after an error the host still
+    /// needs those that it had.
     async fn admit(&self, spdk: Spdk, nqn: &str) -> Result<(), spdk::Error> {
         if !host::is_allowed(spdk, nqn, &self.hostnqn)? {
             return host::allow(spdk, nqn, &self.hostnqn, &self.keys, &View::All).await;
         }
-        host::set_keys(spdk, nqn, &self.hostnqn, &self.keys)?;
-        host::show(spdk, nqn, &self.hostnqn, &View::All).await
+        host::show(spdk, nqn, &self.hostnqn, &View::All).await?;
+        host::set_keys(spdk, nqn, &self.hostnqn, &self.keys).await
     }
 }
 
@@ -79,8 +80,8 @@ impl Recipe {
         is_known: bool,
     ) -> Result<(), spdk::Error> {
         if is_known && host::is_allowed(spdk, nqn, &self.host)? {
+            host::set_keys(spdk, nqn, &self.host, &self.keys).await?;
             host::show(spdk, nqn, &self.host, &self.view).await?;
-            host::set_keys(spdk, nqn, &self.host, &self.keys)?;
         } else {
             self.allow(spdk, nqn).await?;
         }
@@ -110,7 +111,11 @@ impl Recipe {
     ) -> Result<(), spdk::Error> {
         if !host::is_allowed(spdk, nqn, &old.host)? {
             // The old host was removed through SPDK's own commands.
-            return self.allow(spdk, nqn).await;
+            self.allow(spdk, nqn).await?;
+            return match self.host == old.host {
+                true => Ok(()),
+                false => self.first.revoke(spdk, nqn, &old.host).await,
+            };
         }
         if self.host == old.host {
             return self.change(spdk, nqn, old).await;
@@ -124,27 +129,18 @@ impl Recipe {
         }
     }
 
-    /// Changes keys and view of the host. Who is connected without a proof of who it is does not stay.
+    /// Changes keys and view of the host.
     async fn change(&self, spdk: Spdk, nqn: &str, old: &Self) -> Result<(), spdk::Error> {
         if self.keys != old.keys {
-            host::set_keys(spdk, nqn, &self.host, &self.keys)?;
+            host::set_keys(spdk, nqn, &self.host, &self.keys).await?;
         }
-        let changed = async {
-            if self.view != old.view {
-                host::show(spdk, nqn, &self.host, &self.view).await?;
-            }
-            match old.keys.dhchap.is_empty() && !self.keys.dhchap.is_empty() {
-                true => host::disconnect(spdk, nqn, &self.host).await,
-                false => Ok(()),
-            }
-        };
-        let Err(error) = changed.await else {
+        if self.view == old.view {
+            return Ok(());
+        }
+        let Err(error) = host::show(spdk, nqn, &self.host, &self.view).await else {
             return Ok(());
         };
-        let undone = async {
-            host::set_keys(spdk, nqn, &old.host, &old.keys)?;
-            host::show(spdk, nqn, &old.host, &old.view).await
-        };
+        let undone = host::set_keys(spdk, nqn, &old.host, &old.keys);
         Err(error.after_undo(undone.await))
     }
 }

@@ -61,7 +61,8 @@ async fn create(
                 );
             }
         }
-        violations.into_result()?;
+        let given = violations.into_result();
+        given.map_err(|error| error.under(hosts.meta().field()))?;
         let parent = hosts.meta().parse_parent(&request.parent)?;
         let name = hosts.meta().name(parent.as_ref(), &request.nvme_host_id);
         // A subsystem that does not exist is the create's error.

@@ -13,7 +13,7 @@ use super::subsystem_stats;
 use crate::api::storage::{NvmeSubsystem, NvmeSubsystemSpec, NvmeSubsystemStatus, VolumeStats};
 use crate::error::{Error, Violations};
 use crate::interchange;
-use crate::resource::{CallContext, Change, Claims, Kind, Name, Others, Registry, Stage};
+use crate::resource::{CallContext, Change, Claims, Kind, Name, Others, Registry, Shared, Stage};
 
 /// NVMe base specification, Identify Controller: sizes of SN and MN in bytes.
 pub(super) const SERIAL_LEN: usize = 20;
@@ -22,30 +22,34 @@ const MODEL_LEN: usize = 40;
 /// The kind of NvmeSubsystem.
 pub struct NvmeSubsystems {
     spdk: Handle,
-    registry: Arc<Registry>,
+    shared: Arc<Shared>,
 }
 
 impl NvmeSubsystems {
     /// Creates the kind for subsystems of this SPDK's target.
-    pub fn new(spdk: Handle, registry: Arc<Registry>) -> Self {
-        Self { spdk, registry }
+    pub fn new(spdk: Handle, shared: Arc<Shared>) -> Self {
+        Self { spdk, shared }
     }
 
     /// Returns the NvmeHosts of a subsystem.
     fn hosts(&self, name: &Name) -> Hosts {
-        Hosts::beside(&self.registry, name.id(), Some(name))
+        Hosts::beside(&self.shared.registry, name.id(), Some(name))
     }
 
-    /// Returns the recipe of the subsystem. Its host is left to the NvmeHost of that NQN, if there is one.
+    /// Returns the recipe of the subsystem. Its host is left to the NvmeHost of that NQN, if there is one. A stored NvmeHost
+    /// that cannot be used may be any: nobody is admitted in its place.
     fn recipe(&self, name: &Name, object: &NvmeSubsystem) -> Recipe {
-        let hosts = self.hosts(name);
-        Recipe::new(object, &hosts, self.is_held(name, &spec_of(object).hostnqn))
+        let stored = format!("{}/nvmeHosts/", name.key().as_str());
+        let is_unknown = self.shared.unusable.first_under(&stored).is_some();
+        let has_hosts = is_unknown || !self.hosts(name).is_empty();
+        let is_held = is_unknown || self.is_held(name, &spec_of(object).hostnqn);
+        Recipe::new(object, has_hosts, is_held)
     }
 
     /// Returns whether an NvmeHost of the subsystem has this NQN.
     fn is_held(&self, name: &Name, hostnqn: &str) -> bool {
         let held = hostnqn_of(name.id(), hostnqn);
-        self.registry.owner(&held).is_some()
+        self.shared.registry.owner(&held).is_some()
     }
 
     /// Fails if the subsystem has a PCIe controller: admission by NQN would reject every host over PCIe.

@@ -5,7 +5,6 @@ use spdk::nvmf::{View, host, subsystem};
 use spdk::{Spdk, errno};
 use uuid::Uuid;
 
-use super::admission::Hosts;
 use super::nvme_subsystem::{SERIAL_LEN, spec_of};
 use crate::api::storage::{NvmeSubsystem, NvmeSubsystemSpec};
 
@@ -23,12 +22,12 @@ pub(super) struct Recipe {
 }
 
 impl Recipe {
-    /// Builds the recipe of a subsystem that has passed the checks and has these NvmeHosts; `is_held` if one of them is
-    /// its own host, which is then left as it is.
-    pub(super) fn new(object: &NvmeSubsystem, hosts: &Hosts, is_held: bool) -> Self {
+    /// Builds the recipe of a subsystem that has passed the checks and has NvmeHosts or not; `is_held` if its own host is
+    /// theirs, which is then left as it is.
+    pub(super) fn new(object: &NvmeSubsystem, has_hosts: bool, is_held: bool) -> Self {
         let spec = spec_of(object);
         let mut options = options(&spec);
-        options.allow_any_host &= hosts.is_empty();
+        options.allow_any_host &= !has_hosts;
         let (hostnqn, psk) = match is_held {
             true => (String::new(), Vec::new()),
             false => (spec.hostnqn, spec.psk),
@@ -88,11 +87,7 @@ pub(super) async fn repair(
     if (&found.serial, &found.model) != (&options.serial, &options.model) {
         subsystem::set_identity(spdk, nqn, &options.serial, &options.model).await?;
     }
-    if !recipe.hostnqn.is_empty() && host::is_allowed(spdk, nqn, &recipe.hostnqn)? {
-        host::set_keys(spdk, nqn, &recipe.hostnqn, &recipe.keys)?;
-    } else {
-        open(spdk, recipe).await?;
-    }
+    open(spdk, recipe).await?;
     match found.allow_any_host == options.allow_any_host {
         true => Ok(()),
         false => host::allow_any(spdk, nqn, options.allow_any_host).await,
@@ -151,12 +146,16 @@ async fn admit(spdk: Spdk, old: &Recipe, new: &Recipe) -> Result<(), spdk::Error
     }
 }
 
-/// Admits the host of the spec. Without one, `close` opens the subsystem to any host.
+/// Admits the host of the spec, also one that a deleted NvmeHost has given back. Without one, `close` opens the
+/// subsystem to any host.
 async fn open(spdk: Spdk, recipe: &Recipe) -> Result<(), spdk::Error> {
     if recipe.hostnqn.is_empty() {
         return Ok(());
     }
     let nqn = &recipe.options.nqn;
+    if host::is_allowed(spdk, nqn, &recipe.hostnqn)? {
+        return host::set_keys(spdk, nqn, &recipe.hostnqn, &recipe.keys).await;
+    }
     host::allow(spdk, nqn, &recipe.hostnqn, &recipe.keys, &View::All).await
 }
 

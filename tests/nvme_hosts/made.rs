@@ -234,7 +234,7 @@ async fn a_host_is_admitted_with_keys_that_the_server_makes() {
     let mut elsewhere = create("bob", host(BOB, "", "", ""), &all);
     elsewhere["parent"] = "nvmeSubsystems/none".into();
     for (request, code, what) in [
-        (given, Code::InvalidArgument, "psk"),
+        (given, Code::InvalidArgument, "nvme_host.psk"),
         (
             create("bob", host(BOB, "", "", ""), &[all[0], all[2]]),
             Code::InvalidArgument,

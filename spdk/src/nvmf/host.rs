@@ -234,11 +234,12 @@ fn add(spdk: Spdk, nqn: &str, host: &str, keys: &Keys) -> Result<(), Error> {
 }
 
 /// Replaces the keys of a host admitted by name. It stays connected; its next connections need the new keys, or the old
-/// ones until these expire.
+/// ones until these expire. Its first DH-HMAC-CHAP key ends its connections, as [`disconnect`] does: none of them has
+/// proved whose it is.
 ///
 /// ENODEV for an unknown subsystem, ENOENT for a host that is not admitted by name, EINVAL for an invalid key. After an
-/// error the host keeps its previous keys.
-pub fn set_keys(spdk: Spdk, nqn: &str, host: &str, keys: &Keys) -> Result<(), Error> {
+/// error that is settled the host keeps its previous keys.
+pub async fn set_keys(spdk: Spdk, nqn: &str, host: &str, keys: &Keys) -> Result<(), Error> {
     const OPERATION: &str = "change keys of host";
     let subsystem = find(spdk, OPERATION, nqn)?;
     if !is_allowed(spdk, nqn, host)? {
@@ -249,20 +250,27 @@ pub fn set_keys(spdk: Spdk, nqn: &str, host: &str, keys: &Keys) -> Result<(), Er
     let names = Names::put(spdk, host, keys)?;
     let key = (nqn.to_owned(), host.to_owned());
     let none = Names::default();
-    let rc = HELD.with_borrow(|held| {
-        let (now, before) = (names.for_c(), held.get(&key).unwrap_or(&none).for_c());
+    let (rc, is_first) = HELD.with_borrow(|held| {
+        let held = held.get(&key).unwrap_or(&none);
+        let is_first = names.dhchap.is_some() && held.dhchap.is_none();
+        let (now, before) = (names.for_c(), held.for_c());
         // SAFETY: as in `add`; the names of the previous keys outlive the call too.
-        unsafe {
+        let rc = unsafe {
             sys::opi_nvmf_set_host_keys(
                 subsystem.as_ptr(),
                 c_host.as_ptr(),
                 &raw const now,
                 &raw const before,
             )
-        }
+        };
+        (rc, is_first)
     });
     let set = check(OPERATION, rc).map_err(|error| error.with_detail(format!("host {host:?}")));
-    settle(spdk, nqn, host, names, set)
+    settle(spdk, nqn, host, names, set)?;
+    match is_first {
+        true => (disconnect(spdk, nqn, host).await).map_err(Error::unsettled),
+        false => Ok(()),
+    }
 }
 
 /// Whether any host has old keys; callable from any thread.

@@ -60,7 +60,8 @@ fn open_key(path: &Path) -> Result<File, String> {
         let (mode, gid) = (private_file::mode(metadata), metadata.gid());
         let groups = getgroups().unwrap_or_default();
         let is_ours = gid == getegid().as_raw() || groups.iter().any(|group| group.as_raw() == gid);
-        if mode & refused(metadata.uid(), geteuid().as_raw(), gid == 0 || is_ours) == 0 {
+        let own = geteuid().as_raw();
+        if mode & refused(metadata.uid(), own, gid, gid == 0 || is_ours) == 0 {
             return Ok(());
         }
         Err(format!(
@@ -69,10 +70,11 @@ fn open_key(path: &Path) -> Result<File, String> {
     })
 }
 
-/// The permissions that a key's file must not have. A process without root's rights reads root's file through its group
-/// alone: so are the secrets of Kubernetes (fsGroup) and the credentials of systemd (the mask of an ACL).
-fn refused(owner: u32, own: u32, is_ours: bool) -> u32 {
-    match owner == 0 && own != 0 && is_ours {
+/// The permissions that a key's file of this owner and group must not have. A process may read root's file through a group of
+/// its own: so are the secrets of Kubernetes (fsGroup) and the credentials of systemd (the mask of an ACL).
+fn refused(owner: u32, own: u32, group: u32, is_ours: bool) -> u32 {
+    let is_given = owner == 0 && is_ours && (own != 0 || group != 0);
+    match is_given {
         true => OTHERS & !GROUP_READS,
         false => OTHERS,
     }
@@ -189,15 +191,19 @@ mod tests {
 
     #[test]
     fn the_group_of_a_key_reads_it_only_where_the_process_needs_that() {
-        assert_eq!(refused(0, 7, true), 0o037);
-        for (owner, own, is_ours) in [
-            (0, 0, true),
-            (0, 7, false),
-            (7, 7, true),
-            (8, 7, true),
-            (7, 0, true),
+        for (own, group) in [(7, 0), (7, 5), (0, 5)] {
+            assert_eq!(refused(0, own, group, true), 0o037, "{own} {group}");
+        }
+        for (owner, own, group, is_ours) in [
+            (0, 0, 0, true),
+            (0, 0, 5, false),
+            (0, 7, 5, false),
+            (7, 7, 7, true),
+            (8, 7, 7, true),
+            (7, 0, 7, true),
         ] {
-            assert_eq!(refused(owner, own, is_ours), 0o077, "{owner} {own}");
+            let refused = refused(owner, own, group, is_ours);
+            assert_eq!(refused, 0o077, "{owner} {own} {group}");
         }
     }
 

@@ -71,6 +71,10 @@ pub fn capsule(connection: &Connection, command: &[u8; 64], inside: u32) -> Verd
         }
         sgl::TRANSPORT => {
             nothing_inside(inside)?;
+            // It would hold a buffer that all hosts of the discovery service share, for as long as its data does not come.
+            if connection.phase == Phase::Discovering && direction == Direction::FromHost {
+                return Err(Refusal::new(Fatal::Unsupported, at::SGL_TYPE));
+            }
             // The target sends one message of at most 4 KiB, whatever length the host allocates for it.
             let is_bounded = command.opcode == FABRICS && command.fctype == AUTH_RECEIVE;
             if !is_bounded && command.length > connection.transfer_limit() {

@@ -212,7 +212,9 @@ fn until_the_host_has_authenticated_a_command_moves_one_small_buffer_at_most() {
 fn the_discovery_service_sends_much_and_takes_4_kib_inside_a_capsule() {
     let mut connection = connection(Phase::Discovering, 0);
     connection.is_admin = true;
-    for (opcode, fctype) in [(2, 0), (6, 0), (9, 0), (0x7f, 4)] {
+    let later = capsule(&connection, &command(0x21, 0, 0x5a, 4096), 0);
+    assert!(later.is_err(), "data that it would ask for");
+    for (opcode, fctype) in [(2, 0), (6, 0), (0x7f, 4)] {
         let sent = capsule(&connection, &command(opcode, fctype, 0x5a, 131_072), 0);
         assert!(sent.is_ok(), "{opcode}");
         let sent = capsule(&connection, &command(opcode, fctype, 0x5a, 131_073), 0);
