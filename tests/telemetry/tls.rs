@@ -45,7 +45,7 @@ async fn a_change_is_logged_with_the_certificates_subject() {
     };
     eventually("the create succeeds", Duration::from_secs(30), create).await;
     let told = line(&target, &["volumes/a", "subject"]).await;
-    assert_eq!(told["subject"], "CN=operator\nof the lab");
+    assert_eq!(told["subject"], "CN=operator\\0Aof the lab");
     assert!(
         told["peer"].as_str().is_some_and(|peer| peer.contains(':')),
         "{told}"
