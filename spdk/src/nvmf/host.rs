@@ -234,8 +234,8 @@ fn add(spdk: Spdk, nqn: &str, host: &str, keys: &Keys) -> Result<(), Error> {
 }
 
 /// Replaces the keys of a host admitted by name. It stays connected; its next connections need the new keys, or the old
-/// ones until these expire. Its first DH-HMAC-CHAP key ends its connections, as [`disconnect`] does: none of them has
-/// proved whose it is.
+/// ones until these expire. Its first DH-HMAC-CHAP key ends its connections, none of which has proved whose it is;
+/// I/O that does not complete may delay the end, which is awaited for 5 s at most.
 ///
 /// ENODEV for an unknown subsystem, ENOENT for a host that is not admitted by name, EINVAL for an invalid key. After an
 /// error that is settled the host keeps its previous keys.
@@ -370,7 +370,7 @@ pub async fn disallow(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
 
 /// Ends the connections of a host, which may connect again if it is admitted. I/O that does not complete may delay the
 /// end, which is awaited for 5 s at most. ENODEV for an unknown subsystem.
-pub async fn disconnect(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
+async fn disconnect(spdk: Spdk, nqn: &str, host: &str) -> Result<(), Error> {
     const OPERATION: &str = "disconnect host";
     let subsystem = find(spdk, OPERATION, nqn)?.as_ptr();
     let c_host = cstr("host NQN", host)?;
