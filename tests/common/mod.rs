@@ -14,6 +14,7 @@ mod browser;
 mod client;
 mod collector;
 mod driver;
+mod event_source;
 mod fixture;
 mod http;
 pub mod hung_disk;
@@ -56,6 +57,7 @@ pub use client::{
 };
 pub use collector::{Collector, attribute, exporting_to};
 pub use driver::Driver;
+pub use event_source::{EventSource, SentEvent};
 pub use fixture::*;
 pub use http::{Answer, Http, metrics};
 pub use initiator::Initiator;

@@ -1,7 +1,6 @@
 //! Events over HTTP, as server-sent events (SSE).
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use tonic::Code;
 
 use super::watch::many_events;
 use super::{SOON, Service, make};
-use crate::common::{Http, Scrape, Target, eventually};
+use crate::common::{EventSource, Http, Scrape, SentEvent, Target, eventually};
 
 /// Clients that never read.
 const SILENT: usize = 40;
@@ -31,68 +30,14 @@ const SEGMENT: u32 = 536;
 /// Most bytes of events that the buffers of one connection may hold.
 const BUFFERED: usize = 256 << 10;
 
-/// A client like a browser's EventSource.
-struct Source(BufReader<TcpStream>);
-
-impl Source {
-    /// Connects and waits until the stream has started.
-    fn open(address: SocketAddr, query: &str, headers: &str) -> Self {
-        let stream = TcpStream::connect(address).expect("the server accepts connections");
-        Self::over(stream, query, headers)
-    }
-
-    /// Connects with small buffers on both sides.
-    fn open_small(address: SocketAddr) -> Self {
-        let stream = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-        // Before the connection is made: both sides choose their buffers then.
-        set_socket_recv_buffer_size(&stream, BUFFER).expect("a buffer");
-        setsockopt(&stream, sockopt::TcpMaxSeg, &SEGMENT).expect("a segment size");
-        connect(&stream, &address).expect("the server accepts connections");
-        Self::over(stream.into(), "", "Connection: close\r\n")
-    }
-
-    fn over(mut stream: TcpStream, query: &str, headers: &str) -> Self {
-        stream.set_read_timeout(Some(SOON)).expect("a limit");
-        let request = format!("GET /v1/events{query} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
-        stream
-            .write_all(request.as_bytes())
-            .expect("the request is sent");
-        let mut source = Self(BufReader::new(stream));
-        let status = source.line();
-        assert!(status.contains(" 200 "), "{status}");
-        while source.line() != ":" {}
-        source
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        let read = self.0.read_line(&mut line).expect("in time");
-        assert!(read > 0, "the stream has ended");
-        line.trim_end().to_owned()
-    }
-
-    /// Returns all that comes until the server closes the connection.
-    fn rest(mut self) -> String {
-        let mut rest = Vec::new();
-        match self.0.read_to_end(&mut rest) {
-            Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("{error}"),
-            _ => String::from_utf8_lossy(&rest).into_owned(),
-        }
-    }
-
-    /// Returns the next event's ID and data.
-    fn next(&mut self) -> (String, Value) {
-        let mut id = String::new();
-        loop {
-            let line = self.line();
-            if let Some(text) = line.strip_prefix("id: ") {
-                id = text.to_owned();
-            }
-            if let Some(text) = line.strip_prefix("data: ") {
-                return (id, serde_json::from_str(text).expect("JSON"));
-            }
-        }
-    }
+/// Connects a client with small buffers on both sides.
+fn open_small(address: SocketAddr) -> EventSource {
+    let stream = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    // Before the connection is made: both sides choose their buffers then.
+    set_socket_recv_buffer_size(&stream, BUFFER).expect("a buffer");
+    setsockopt(&stream, sockopt::TcpMaxSeg, &SEGMENT).expect("a segment size");
+    connect(&stream, &address).expect("the server accepts connections");
+    EventSource::over(stream.into(), "", "Connection: close\r\n")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,22 +45,26 @@ async fn server_sent_events_resume_after_the_last_event_id() {
     let target = Target::start().await;
     let client = target.client().await;
     let http = target.http;
-    let mut source = Source::open(http, "", "");
+    let mut source = EventSource::open(http, "", "");
     make(&client, "a").await;
     make(&client, "b").await;
-    let (first, event) = source.next();
+    let SentEvent {
+        id: first,
+        data: event,
+        ..
+    } = source.next();
     assert_eq!(event["type"], "EVENT_TYPE_CREATED", "{event}");
     assert_eq!(
         (&event["object"], &event["revision"]),
         (&json!("nullVolumes/a"), &json!(first))
     );
-    assert_eq!(source.next().1["object"], "nullVolumes/b");
+    assert_eq!(source.next().data["object"], "nullVolumes/b");
     drop(source);
 
-    let mut again = Source::open(http, "", &format!("Last-Event-ID: {first}\r\n"));
-    assert_eq!(again.next().1["object"], "nullVolumes/b");
-    let mut again = Source::open(http, &format!("?afterRevision={first}"), "");
-    assert_eq!(again.next().1["object"], "nullVolumes/b");
+    let mut again = EventSource::open(http, "", &format!("Last-Event-ID: {first}\r\n"));
+    assert_eq!(again.next().data["object"], "nullVolumes/b");
+    let mut again = EventSource::open(http, &format!("?afterRevision={first}"), "");
+    assert_eq!(again.next().data["object"], "nullVolumes/b");
 
     for (query, header, told) in [
         ("?afterRevision=999999999", "", "is not given yet"),
@@ -146,7 +95,7 @@ async fn server_sent_events_resume_after_the_last_event_id() {
 }
 
 /// Reads a line now and then until `done`, and then all that is left.
-fn read_slowly(mut source: Source, done: &AtomicBool) -> String {
+fn read_slowly(mut source: EventSource, done: &AtomicBool) -> String {
     while !done.load(Ordering::Relaxed) {
         source.line();
         std::thread::sleep(Duration::from_millis(20));
@@ -172,11 +121,9 @@ async fn watchers_that_never_read_cost_little_and_are_closed() {
     let target = Target::start().await;
     let client = target.client().await;
     let mut good = Service::of(&client).watch(None).await.expect("a watch");
-    let slow = Source::open_small(target.http);
+    let slow = open_small(target.http);
     let (before, memory) = connections_and_memory(&target).await;
-    let silent: Vec<Source> = (0..SILENT)
-        .map(|_| Source::open_small(target.http))
-        .collect();
+    let silent: Vec<EventSource> = (0..SILENT).map(|_| open_small(target.http)).collect();
     eventually("all are connected", SOON, async || {
         let (open, _) = connections_and_memory(&target).await;
         (open == before + SILENT).then_some(())

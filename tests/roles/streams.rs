@@ -1,17 +1,15 @@
 //! Event streams under access control: who may begin one, and that a reload of the grants ends it.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use opi_spdk::api::own::object_service_client::ObjectServiceClient;
 use opi_spdk::api::own::{Event, WatchEventsRequest};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::timeout;
 use tonic::{Code, Request, Status, Streaming};
 
-use super::common::{Client, eventually};
+use super::common::{Client, EventSource, SentEvent, eventually};
 use super::{ADMIN, LIMIT, OPERATOR, VIEWER, grant, guarded, written};
 
 /// Begins a stream of events with a token.
@@ -40,45 +38,6 @@ async fn receives(events: &mut Streaming<Event>, id: &str) {
     assert_eq!(event.object, format!("nullVolumes/{id}"));
 }
 
-/// The data of server-sent events, each with the name of its event.
-struct Source(BufReader<TcpStream>);
-
-impl Source {
-    fn open(address: SocketAddr, token: &str) -> Self {
-        let mut stream = TcpStream::connect(address).expect("the server accepts connections");
-        stream.set_read_timeout(Some(LIMIT)).expect("a limit");
-        let request = format!(
-            "GET /v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).expect("it is sent");
-        let mut source = Self(BufReader::new(stream));
-        let status = source.line();
-        assert!(status.contains(" 200 "), "{status}");
-        while source.line() != ":" {}
-        source
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        let read = self.0.read_line(&mut line).expect("in time");
-        assert!(read > 0, "the stream has ended without a reason");
-        line.trim_end().to_owned()
-    }
-
-    fn next(&mut self) -> (String, Value) {
-        let mut name = String::new();
-        loop {
-            let line = self.line();
-            if let Some(text) = line.strip_prefix("event: ") {
-                name = text.to_owned();
-            }
-            if let Some(data) = line.strip_prefix("data: ") {
-                return (name, serde_json::from_str(data).expect("JSON"));
-            }
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_reload_ends_the_streams_of_grants_that_it_takes_away() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -92,7 +51,8 @@ async fn a_reload_ends_the_streams_of_grants_that_it_takes_away() {
     let begin = async |token| watch(&client, token).await.expect("it may watch");
     let (mut of_viewer, mut of_operator) = (begin(VIEWER).await, begin(OPERATOR).await);
     let mut of_admin = begin(ADMIN).await;
-    let mut page = Source::open(target.http, VIEWER);
+    let header = format!("Authorization: Bearer {VIEWER}\r\n");
+    let mut page = EventSource::open(target.http, "", &header);
 
     // A reload that takes nothing away ends no stream.
     target.signal(Signal::HUP);
@@ -102,7 +62,11 @@ async fn a_reload_ends_the_streams_of_grants_that_it_takes_away() {
     for events in [&mut of_viewer, &mut of_operator, &mut of_admin] {
         receives(events, "a").await;
     }
-    let (name, event) = page.next();
+    let SentEvent {
+        event: name,
+        data: event,
+        ..
+    } = page.next();
     assert_eq!(
         (&*name, &event["object"]),
         ("", &json!("nullVolumes/a")),
@@ -126,7 +90,11 @@ async fn a_reload_ends_the_streams_of_grants_that_it_takes_away() {
         let end = next(events).await.expect_err("the grant is gone");
         assert_eq!(end.code(), code, "{end}");
     }
-    let (name, end) = page.next();
+    let SentEvent {
+        event: name,
+        data: end,
+        ..
+    } = page.next();
     let code = Code::Unauthenticated as i32;
     assert_eq!((&*name, &end["code"]), ("end", &json!(code)), "{end}");
     receives(&mut of_admin, "b").await;
