@@ -263,9 +263,13 @@ async fn dependents_of_a_lost_volume_report_it_and_can_be_deleted() {
     ] {
         fails_clearly(stats(&of(kind), name), "has gone").await;
     }
-    // Not those of another bdev of the name.
-    let other = Tool::rpc(&socket).args(["bdev_null_create", "plain", "4", "512"]);
-    other.run().await.expect("the command succeeds");
+    // Not those of another bdev of the name, which another module takes as soon as it is there: the namespace would be
+    // given it otherwise.
+    let takes = "bdev_delay_create -b plain -d over -r 0 -t 0 -w 0 -n 0";
+    for command in [takes, "bdev_null_create plain 4 512"] {
+        let other = Tool::rpc(&socket).args(command.split(' '));
+        other.run().await.expect("the command succeeds");
+    }
     fails_clearly(stats(&of("NvmeNamespaceMask"), &name_of(&mask)), "has gone").await;
     let delete = Tool::rpc(&socket).args(["bdev_null_delete", "plain"]);
     delete.run().await.expect("the command succeeds");
