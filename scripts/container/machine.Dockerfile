@@ -3,7 +3,7 @@
 FROM debian:bookworm-slim
 COPY opi-spdk_*.deb /tmp/
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends strace systemd systemd-sysv procps python3 python3-apt curl pci.ids /tmp/opi-spdk_*.deb \
+    && apt-get install -y --no-install-recommends strace systemd systemd-sysv procps logrotate python3 python3-apt curl pci.ids /tmp/opi-spdk_*.deb \
     && apt-get purge -y opi-spdk \
     && rm -rf /tmp/*.deb
 STOPSIGNAL SIGRTMIN+3

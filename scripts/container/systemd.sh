@@ -92,6 +92,19 @@ starts_as_shipped() {
         grep VirtioBlk /var/log/opi-spdk/audit.log'
 }
 
+# By the shipped rule: the program goes on in the new file, and the chain of both is whole.
+rotates_the_audit_log() {
+    in_m 'cd /var/log/opi-spdk
+        logrotate --force /etc/logrotate.d/opi-spdk
+        timeout 15 sh -c "until grep begins audit.log; do sleep 0.1; done"
+        opi-spdk delete VirtioBlk disk
+        opi-spdk audit verify audit.log.1 audit.log
+        grep DeleteVirtioBlk audit.log && not grep DeleteVirtioBlk audit.log.1
+        [[ $(stat -c %a audit.log) == 600 && $(systemctl show -P NRestarts opi-spdk) == 0 ]]
+        logrotate --force /etc/logrotate.d/opi-spdk
+        zcat audit.log.2.gz | opi-spdk audit verify - audit.log.1 audit.log'
+}
+
 # Also after a failure of starts_as_shipped.
 stops_as_shipped() {
     in_m 'systemctl stop opi-spdk opi-spdk-setup
@@ -236,6 +249,7 @@ systemd_tests() {
     check "the package is installed, and starts nothing" in_m 'dpkg -i /package/opi-spdk_*.deb
         [[ $(systemctl is-enabled opi-spdk) == disabled ]] && not systemctl is-active opi-spdk'
     check "the service starts as it is shipped, with hugepages, a disk for virtual machines and a block device" starts_as_shipped
+    check "logrotate rotates the audit log, whose chain stays whole" rotates_the_audit_log
     check "it stops, and setup is undone" stops_as_shipped
     check "the service is configured" configure_service
     check "systemctl start returns when the API serves" starts
