@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::{
-    Client, Fixture, Initiator, Options, Resource, Target, eventually, malloc, name_of, namespace,
-    nqn_of, pattern, pcie_spec, subsystem, tcp_controller, unique,
+    Client, Fixture, Initiator, Options, Resource, Target, Tool, eventually, malloc, name_of,
+    namespace, nqn_of, pattern, pcie_spec, subsystem, tcp_controller, unique,
 };
 use serde_json::{Value, json};
 use tonic::Code;
@@ -82,6 +82,32 @@ async fn data_over_nvme_tcp_is_verified_and_counted() {
         );
     }
     copies_there_and_back(&export.initiator(), dir, 1).await;
+    export.remove().await;
+}
+
+/// Copies that the acceleration framework has executed.
+async fn accelerated_copies(socket: &Path) -> u64 {
+    let stats = Tool::rpc(socket).args(["accel_get_stats"]).run().await;
+    let stats: Value = serde_json::from_str(&stats.expect("statistics")).expect("JSON");
+    let operations = stats["operations"].as_array().expect("a list");
+    let copies = operations.iter().find(|each| each["opcode"] == "copy");
+    copies.map_or(0, |copies| copies["executed"].as_u64().expect("a count"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_volume_in_memory_copies_its_blocks_itself() {
+    let (options, socket) = Options::default().with_rpc();
+    let target = Target::start_with(options).await;
+    let export = Fixture::tcp(&target, 16).await;
+    let dir = target.scratch();
+    let before = accelerated_copies(&socket).await;
+    export
+        .initiator()
+        .verify(dir, 1)
+        .await
+        .expect("patterns match");
+    copies_there_and_back(&export.initiator(), dir, 1).await;
+    assert_eq!(accelerated_copies(&socket).await, before);
     export.remove().await;
 }
 

@@ -211,3 +211,22 @@ async fn strangers_cannot_send_data() {
     }
     world.unharmed("data of strangers").await;
 }
+
+/// A request keeps its data in the processor's cache if it is used again at once: an R2T names the request.
+#[tokio::test]
+async fn the_request_that_ended_last_is_the_next_one() {
+    let mut world = World::new().await;
+    let (admin, mut io) = world.admitted(Digests::OFF);
+    let mut tags = std::collections::BTreeSet::new();
+    for lba in 0..8 {
+        let write = Command::io(1, 1, 1, lba * 8, 8).sgl(Sgl::Transport(4096));
+        let (ttag, ..) = asked(&mut io, write).r2t();
+        io.send(&Pdu::h2c_data(1, ttag, 0, &[0x33; 4096]))
+            .expect("the data");
+        assert_eq!(io.receive().expect("a response").status(), 0);
+        tags.insert(ttag);
+    }
+    assert_eq!(tags.len(), 1, "{tags:?}");
+    drop((admin, io));
+    world.unharmed("one request after the other").await;
+}

@@ -15,14 +15,21 @@ pub struct Latencies(
     pub Vec<(Duration, u64)>,
 );
 
+/// What a reading ends with: the buckets, and SPDK's status.
+type Read = (Vec<(Duration, u64)>, c_int);
+
 /// The state passed through C: the buckets reported so far.
 struct Reading {
-    buckets: Vec<(u64, u64)>,
-    promise: Promise<(Vec<(u64, u64)>, c_int)>,
+    buckets: Vec<(Duration, u64)>,
+    promise: Promise<Read>,
 }
 
 /// A reading in progress.
-pub(super) type Pending = crate::completion::Pending<(Vec<(u64, u64)>, c_int)>;
+pub(super) type Pending = crate::completion::Pending<Read>;
+
+/// Room for the non-empty buckets of most volumes, so that a reading allocates once: there are four for each doubling of
+/// the latency.
+const USUAL_BUCKETS: usize = 32;
 
 /// Starts reading a bdev's latencies.
 ///
@@ -44,20 +51,19 @@ pub(super) unsafe fn begin(bdev: *mut sys::spdk_bdev) -> Pending {
 /// Awaits the reading; empty if SPDK has no memory to count latencies.
 pub(super) async fn end(pending: Pending) -> Result<Latencies, Error> {
     let (buckets, status) = pending.await?;
-    if status != 0 {
-        return Ok(Latencies::default());
-    }
-    let buckets = buckets.into_iter();
-    Ok(Latencies(
-        buckets
-            .map(|(end, count)| (crate::reactors::duration(end), count))
-            .collect(),
-    ))
+    Ok(match status {
+        0 => Latencies(buckets),
+        _ => Latencies::default(),
+    })
 }
 
 unsafe extern "C" fn on_bucket(argument: *mut c_void, end: u64, count: u64) {
     // SAFETY: `argument` is the box from `begin`, which nobody else accesses until `on_done`.
     let reading = unsafe { &mut *argument.cast::<Reading>() };
+    if reading.buckets.is_empty() {
+        reading.buckets.reserve(USUAL_BUCKETS);
+    }
+    let end = crate::reactors::duration(end);
     reading.buckets.push((end, count));
 }
 
