@@ -11,6 +11,9 @@ use common::nvme_tcp::{Command, Digests, Host, Identity, Pdu, Sgl};
 use common::{Options, Resource, Target, malloc, name_of, subsystem, tcp_controller, unique};
 use serde_json::{Value, json};
 
+/// NVMe opcode of Copy; the source range that is all zeroes is block 0.
+const COPY: u8 = 0x19;
+
 /// NVMe opcodes of the reservation commands.
 const REGISTER: u8 = 0x0d;
 const REPORT: u8 = 0x0e;
@@ -26,6 +29,9 @@ const FORGET: u32 = 2 << 30;
 
 /// RTYPE of Acquire: Exclusive Access.
 const EXCLUSIVE: u32 = 2 << 8;
+
+/// RACQA of Acquire: Preempt and Abort.
+const PREEMPT_AND_ABORT: u32 = 2;
 
 const KEY: u64 = 0x1122_3344_5566_7788;
 
@@ -150,6 +156,28 @@ async fn reservations_that_persist_outlive_a_kill() {
         (0, 0, 0),
         "the registration does not persist"
     );
+    target.stop();
+}
+
+/// Copies block 0 to block 8 within the namespace; returns the status.
+fn copy(host: &mut Host) -> u16 {
+    let command = Command::new(COPY, host.cid()).nsid(1).cdw(10, 8);
+    let capsule = Pdu::capsule(command.sgl(Sgl::InCapsule(32)), &[0; 32]);
+    host.send(&capsule).expect("the command is sent");
+    host.receive_within(ANSWER).expect("an answer").status()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_host_does_not_copy() {
+    let target = Target::start().await;
+    let disk = Disk::new(&target).await;
+    let (_admin, mut holder) = connected(&disk.holder);
+    let (_other_admin, mut other) = connected(&disk.other);
+    assert_eq!(copy(&mut other), 0);
+    assert_eq!(command(&mut holder, REGISTER, 0, [0, KEY]), 0);
+    assert_eq!(command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]), 0);
+    assert_eq!(copy(&mut other), CONFLICT);
+    assert_eq!(copy(&mut holder), 0);
     target.stop();
 }
 

@@ -117,6 +117,10 @@ async fn a_reservation_fails_on_a_full_disk_and_the_next_command_stores_it() {
     }
     assert!(is_full, "every command found room");
     holds(&disk);
+    // While it is not durable, with another key: all reactors are told, and there is nothing to abort.
+    let preempts = EXCLUSIVE | PREEMPT_AND_ABORT;
+    assert_ne!(command(&mut holder, ACQUIRE, preempts, [KEY + 1, KEY]), 0);
+    holds(&disk);
     std::fs::remove_file(filler).expect("the filler can be removed");
 
     // The command does not change the reservation, but is not completed before the reservation is

@@ -30,6 +30,7 @@ enum Direction {
 ///
 /// # Errors
 /// The command is out of sequence, or its data is too long or not where its SGL says.
+#[inline]
 pub fn capsule(connection: &Connection, command: &[u8; 64], inside: u32) -> Verdict {
     let command = Command::of(command);
     let is_connect = command.opcode == FABRICS && command.fctype == CONNECT;

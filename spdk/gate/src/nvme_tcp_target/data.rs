@@ -27,6 +27,7 @@ pub struct Expected {
 ///
 /// # Errors
 /// The request expects no data, or not this part; the length is 0 or does not match the PDU.
+#[inline]
 pub fn h2c_data(connection: &Connection, expected: &Expected, header: &[u8; 24]) -> Verdict<u32> {
     #[rustfmt::skip]
     let [

@@ -9,6 +9,7 @@ use super::{
 ///
 /// # Errors
 /// The PDU is out of sequence in this phase, or a length does not match its type.
+#[inline]
 pub fn common_header(connection: &Connection, bytes: [u8; COMMON_HEADER]) -> Verdict {
     let [kind, flags, hlen, pdo, plen @ ..] = bytes;
     let header = Header {
