@@ -1,11 +1,12 @@
 # The image from a package that is there already, in seconds:
 #   scripts/package.sh && docker build -t opi-spdk -f deploy/package.Dockerfile target/package
+# The package is mounted, not copied: a copied one would stay in a layer. An engine before Docker 23 needs DOCKER_BUILDKIT=1
+# for that.
 ARG BASE=debian:bookworm-slim
 FROM ${BASE}
-COPY opi-spdk_*.deb /tmp/
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends /tmp/opi-spdk_*.deb pci.ids \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /tmp/*.deb
+RUN --mount=type=bind,target=/package apt-get update \
+    && apt-get install -y --no-install-recommends /package/opi-spdk_*.deb pci.ids \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 # As in Dockerfile.
 ARG BASE
 ARG VERSION=0.1.0

@@ -56,8 +56,9 @@ if [[ -n $image ]]; then
     stage "image of the Dockerfile" docker build --network host --build-arg REVISION="$revision" -t opi-spdk .
     docker image inspect -f 'its size: {{.Size}} bytes' opi-spdk
 else
+    # The client of docker.io, since a newer one needs a plugin for BuildKit.
     step "image of the package" \
-        docker build --network host --build-arg REVISION="$revision" -t opi-spdk -f deploy/package.Dockerfile target/package
+        env DOCKER_BUILDKIT=1 /usr/bin/docker build --network host --build-arg REVISION="$revision" -t opi-spdk -f deploy/package.Dockerfile target/package
 fi
 HUGEPAGES=${HUGEPAGES:-640} bash "$SCRIPTS/hugepages.sh" || true
 for part in "${PARTS[@]}"; do
