@@ -9,18 +9,56 @@ use serde_json::Value;
 
 use crate::verdict::DATA_RATIO;
 
-/// Ratios at the ends of the axis, which is logarithmic. Longer bars are cut off, and have their number.
-const LEAST: f64 = 0.5;
-const MOST: f64 = 4.0;
+/// A logarithmic axis of ratios, from its first to its last tick. A bar that would leave it is cut off, and one that is
+/// longer has its number.
+struct Axis {
+    ticks: &'static [f64],
+}
 
-/// Ratios with a line and a number.
-const TICKS: [f64; 6] = [0.5, 0.8, 1.0, 1.25, 2.0, 4.0];
+/// The narrowest one that holds all bars is used, the last if none does.
+const AXES: [Axis; 3] = [
+    Axis {
+        ticks: &[0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2],
+    },
+    Axis {
+        ticks: &[0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5],
+    },
+    Axis {
+        ticks: &[0.5, 0.8, 1.0, 1.25, 2.0, 4.0],
+    },
+];
+
+impl Axis {
+    fn of(points: &[&Point]) -> &'static Self {
+        let holds = |axis: &&Self| {
+            let ratios = points.iter().filter_map(|point| point.ratio.as_ref());
+            let mut ratios = ratios.map(|ratio| ratio.median);
+            ratios.all(|median| (axis.least()..=axis.most()).contains(&median))
+        };
+        AXES.iter().find(holds).unwrap_or(&AXES[AXES.len() - 1])
+    }
+
+    fn least(&self) -> f64 {
+        self.ticks.first().copied().unwrap_or(1.0)
+    }
+
+    fn most(&self) -> f64 {
+        self.ticks.last().copied().unwrap_or(1.0)
+    }
+
+    /// Position of a ratio, in pixels.
+    fn place(&self, ratio: f64) -> f64 {
+        let (least, most) = (self.least(), self.most());
+        let share = (ratio.clamp(least, most) / least).ln() / (most / least).ln();
+        share.mul_add(WIDTH - RIGHT - LEFT, LEFT)
+    }
+}
 
 /// Geometry, in pixels.
 const WIDTH: f64 = 760.0;
 const LEFT: f64 = 170.0;
 const RIGHT: f64 = 50.0;
-const TOP: f64 = 58.0;
+const TOP: f64 = 72.0;
 const BAR: f64 = 5.0;
 const STEP: f64 = 7.0;
 const GAP: f64 = 10.0;
@@ -82,11 +120,11 @@ pub fn svg(reports: Vec<Value>) -> Result<Option<String>> {
     let key = |point: &Point| (point.scenario.clone(), point.initiator.clone());
     let groups: Vec<_> = points.chunk_by(|a, b| key(a) == key(b)).collect();
     let mut out = String::new();
-    draw(&groups, &last.machine, &mut out)?;
+    draw(&groups, Axis::of(&points), &last.machine, &mut out)?;
     Ok(Some(out))
 }
 
-fn draw(groups: &[&[&Point]], machine: &Machine, out: &mut String) -> fmt::Result {
+fn draw(groups: &[&[&Point]], axis: &Axis, machine: &Machine, out: &mut String) -> fmt::Result {
     let bars: usize = groups.iter().map(|group| group.len()).sum();
     let bottom = (bars as f64).mul_add(STEP, TOP) + groups.len() as f64 * GAP;
     let height = bottom + 20.0;
@@ -95,14 +133,18 @@ fn draw(groups: &[&[&Point]], machine: &Machine, out: &mut String) -> fmt::Resul
         r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="11" fill="#1a202c">
 <rect width="{WIDTH}" height="{height}" fill="#ffffff"/>
 <text x="10" y="18" font-size="14">IOPS of opi-spdk, relative to those of spdk_tgt</text>
-<text x="10" y="34" fill="#4a5568">{}, {} cores, {}; {}. A bar is an I/O size, direction and depth; the line is the range of the rounds.</text>"##,
+<text x="10" y="34" fill="#4a5568">{}, {} cores, {}; {}</text>
+<text x="10" y="48" fill="#4a5568">A bar is an I/O size, direction and depth; the thin line is the range of the rounds.</text>"##,
         escaped(&machine.cpu),
         machine.cores,
-        escaped(&machine.spdk),
+        escaped(release(&machine.spdk)),
         escaped(&machine.date),
     )?;
-    for tick in TICKS {
-        let (x, colour) = (place(tick), if tick == 1.0 { "#1a202c" } else { "#cbd5e0" });
+    for &tick in axis.ticks {
+        let (x, colour) = (
+            axis.place(tick),
+            if tick == 1.0 { "#1a202c" } else { "#cbd5e0" },
+        );
         writeln!(
             out,
             r#"<line x1="{x:.1}" y1="{TOP}" x2="{x:.1}" y2="{bottom:.1}" stroke="{colour}"/>
@@ -123,7 +165,7 @@ fn draw(groups: &[&[&Point]], machine: &Machine, out: &mut String) -> fmt::Resul
         )?;
         for point in *group {
             if let Some(ratio) = &point.ratio {
-                bar(point, ratio, y, out)?;
+                bar(point, ratio, axis, y, out)?;
             }
             y += STEP;
         }
@@ -132,15 +174,15 @@ fn draw(groups: &[&[&Point]], machine: &Machine, out: &mut String) -> fmt::Resul
     writeln!(out, "</svg>")
 }
 
-fn bar(point: &Point, ratio: &Ratio, y: f64, out: &mut String) -> fmt::Result {
-    let (one, end) = (place(1.0), place(ratio.median));
+fn bar(point: &Point, ratio: &Ratio, axis: &Axis, y: f64, out: &mut String) -> fmt::Result {
+    let (one, end) = (axis.place(1.0), axis.place(ratio.median));
     let (x, width) = (one.min(end), (end - one).abs().max(0.8));
     let colour = if ratio.median < DATA_RATIO {
         BELOW
     } else {
         REACHED
     };
-    let (from, to, middle) = (place(ratio.min), place(ratio.max), y + BAR / 2.0);
+    let (from, to, middle) = (axis.place(ratio.min), axis.place(ratio.max), y + BAR / 2.0);
     writeln!(
         out,
         r##"<g><title>{}, {}, {} KiB, depth {}: {:.3} ({:.3} to {:.3})</title>
@@ -154,7 +196,7 @@ fn bar(point: &Point, ratio: &Ratio, y: f64, out: &mut String) -> fmt::Result {
         ratio.min,
         ratio.max,
     )?;
-    if ratio.median > MOST {
+    if ratio.median > axis.most() {
         writeln!(
             out,
             r#"<text x="{:.1}" y="{:.1}" font-size="8">{:.0}</text>"#,
@@ -166,10 +208,9 @@ fn bar(point: &Point, ratio: &Ratio, y: f64, out: &mut String) -> fmt::Result {
     Ok(())
 }
 
-/// Position of a ratio on the axis.
-fn place(ratio: f64) -> f64 {
-    let share = (ratio.clamp(LEAST, MOST) / LEAST).ln() / (MOST / LEAST).ln();
-    share.mul_add(WIDTH - RIGHT - LEFT, LEFT)
+/// The version of SPDK without the hash of its commit.
+fn release(version: &str) -> &str {
+    version.split(" git sha1").next().unwrap_or(version)
 }
 
 fn escaped(text: &str) -> String {

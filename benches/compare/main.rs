@@ -48,6 +48,20 @@ mod spdk_tgt;
 mod stats;
 mod target;
 mod verdict;
+#[expect(
+    dead_code,
+    unused_imports,
+    reason = "of the tests, more than is used here"
+)]
+#[path = "../../tests/common/vfio_user/mod.rs"]
+mod vfio_user;
+#[expect(
+    dead_code,
+    unused_imports,
+    reason = "of the tests, more than is used here"
+)]
+#[path = "../../tests/common/vhost_user/mod.rs"]
+mod vhost_user;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -170,20 +184,22 @@ async fn measure(settings: &Settings) -> Result<Report> {
         stolen_seconds: (machine::stolen_ticks()? - stolen) as f64 / 100.0,
         took_seconds: begun.elapsed().as_secs_f64(),
     };
+    let mut verdicts = verdict::all(
+        &data_path,
+        &control,
+        &cost,
+        scale.as_ref(),
+        &verdict::Seen {
+            sight: sight.as_ref(),
+            creates: &creates,
+            slices: &slices,
+            idle: &idle,
+        },
+        &latency,
+    );
+    verdicts.extend(naps::verdicts(&naps));
     Ok(Report {
-        verdicts: verdict::all(
-            &data_path,
-            &control,
-            &cost,
-            scale.as_ref(),
-            &verdict::Seen {
-                sight: sight.as_ref(),
-                creates: &creates,
-                slices: &slices,
-                idle: &idle,
-            },
-            &latency,
-        ),
+        verdicts,
         machine,
         conditions,
         data_path,
