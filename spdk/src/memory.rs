@@ -17,13 +17,18 @@ pub struct Memory {
 
 /// Reads the totals. App thread; takes about a microsecond with some dozens of free pieces.
 pub fn memory(_: Spdk) -> Memory {
+    read()
+}
+
+/// As [`memory`]. Any thread of SPDK.
+pub(crate) fn read() -> Memory {
     let mut of = sys::opi_memory {
         bytes: 0,
         free: 0,
         largest_free: 0,
     };
-    // SAFETY: writes to `of` alone. DPDK takes its own locks to read its heaps, which exist as long as the app
-    // thread, on which this runs.
+    // SAFETY: writes to `of` alone. DPDK takes its own locks to read its heaps, which exist as long as SPDK's threads,
+    // on one of which this runs.
     unsafe { sys::opi_memory_read(&raw mut of) };
     Memory {
         bytes: of.bytes,

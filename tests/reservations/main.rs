@@ -4,6 +4,7 @@ mod all_registrants;
 #[path = "../common/mod.rs"]
 mod common;
 mod not_durable;
+mod registrants;
 
 use std::time::Duration;
 
@@ -83,12 +84,22 @@ struct Disk {
 
 impl Disk {
     async fn new(target: &Target) -> Self {
+        Self::admitting(target, &[]).await
+    }
+
+    /// As [`Disk::new`], with NvmeHosts of these NQNs.
+    async fn admitting(target: &Target, hostnqns: &[String]) -> Self {
         let client = target.client().await;
         let volume = malloc(&client, &unique("volume"), 1).await;
         let id = unique("subsystem");
         let subsystem = subsystem(&client, &id, json!({})).await;
         let namespaces = Resource::new(&client, "NvmeNamespace");
         let namespace = namespaces.created(&subsystem, "disk", shown(&volume)).await;
+        let hosts = Resource::new(&client, "NvmeHost");
+        for (n, hostnqn) in hostnqns.iter().enumerate() {
+            let host = json!({ "hostnqn": hostnqn });
+            hosts.created(&subsystem, &format!("host-{n}"), host).await;
+        }
         let (_, port) = tcp_controller(&client, &subsystem).await;
         let holder = Identity::new(port, &common::nqn_of(&id)).named("holder");
         let other = Identity::new(port, &common::nqn_of(&id)).named("other");

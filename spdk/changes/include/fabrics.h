@@ -61,6 +61,7 @@ enum opi_refusal {
 	OPI_REFUSED_CONTROLLER,
 	OPI_REFUSED_UNKNOWN_SUBSYSTEM,
 	OPI_REFUSED_OTHER_LISTENER,
+	OPI_REFUSED_TOO_MANY_QUEUES,
 };
 
 /* A host at this address was refused. All texts are terminated. */
@@ -161,6 +162,12 @@ bool __attribute__((weak)) opi_reservation_is_unsaved(const char *name);
 bool __attribute__((weak)) opi_reservation_wait(const char *name,
 		void (*saved)(void *arg, int status), void *arg);
 
+/* Of the SPDK_NVMF_MAX_NUM_REGISTRANTS places of a namespace's registrants, how many one host NQN may take, each with
+ * another host ID. A host has one ID, and another one once it was installed anew. Its second and further ones also
+ * leave a place for each other host of the subsystem's list that has none.
+ */
+#define OPI_REGISTRANTS_PER_HOST 4
+
 static inline bool
 opi_reservation_is_kept(const char *name)
 {
@@ -185,6 +192,9 @@ void nvmf_poll_group_abort_first_fused(struct spdk_nvmf_poll_group *group,
 /* lib/nvmf/tcp.c: whether the host at the other end may call itself that to that subsystem. Over TLS it
  * is whom its key belongs to; without TLS it is nobody who has a key for the subsystem. */
 bool nvmf_tcp_qpair_is_host(struct spdk_nvmf_qpair *qpair, const char *subnqn, const char *hostnqn);
+
+/* lib/nvmf/tcp.c: whether the host of that name may have this connection as a further queue. */
+bool nvmf_tcp_qpair_has_place(struct spdk_nvmf_qpair *qpair, const char *hostnqn);
 
 /* lib/nvmf/tcp.c: whether a connection speaks TLS. */
 bool nvmf_tcp_qpair_is_tls(struct spdk_nvmf_qpair *qpair);

@@ -68,6 +68,11 @@ struct opi_nvme_tcp_expected {
 	bool asked;
 };
 
+/* Whether a host with `held` of the `all` queues of hosts may have another one, which takes so many bytes of SPDK's
+ * memory. Asked at Connect and when the queue is admitted. */
+bool __attribute__((weak))
+opi_gate_nvme_tcp_queue(uint32_t held, uint32_t all, uint64_t bytes);
+
 /* Each gives 0, or a fatal error status in bits 0 to 7 and the field's offset in bits 8 to 15. */
 
 /* The first 8 bytes of a PDU. */

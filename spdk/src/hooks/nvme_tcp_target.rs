@@ -1,8 +1,11 @@
 //! Hooks of NVMe/TCP, target side (`spdk/changes/include/nvme_tcp_target.h`), called by `lib/nvmf/tcp.c`.
 
 use spdk_gate::nvme_tcp_target::{
-    Connection, Expected, Phase, Verdict, capsule, common_header, h2c_data,
+    Connection, Expected, HOST_QUEUES_FREE, Phase, Supply, Verdict, capsule, common_header,
+    h2c_data,
 };
+
+use crate::memory;
 
 /// `struct opi_nvme_tcp_connection`.
 #[repr(C)]
@@ -102,4 +105,30 @@ pub unsafe extern "C" fn opi_gate_nvme_tcp_h2c_data(
         length: raw.length,
     };
     encode(h2c_data(&connection.checked(), &expected, header))
+}
+
+/// Whether a host with `held` of the `all` queues of hosts may have another one of `bytes` bytes. Takes a microsecond
+/// at a host of many queues, when it connects a queue.
+#[unsafe(no_mangle)]
+pub extern "C" fn opi_gate_nvme_tcp_queue(held: u32, all: u32, bytes: u64) -> bool {
+    if held < HOST_QUEUES_FREE {
+        return true;
+    }
+    let supply = Supply {
+        memory: memory::read().free,
+        queue: bytes,
+        files: file_limit(),
+    };
+    supply.allows(held, all)
+}
+
+/// The process's limit of file descriptors.
+fn file_limit() -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: writes to `limit` alone.
+    let rc = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    if rc == 0 { limit.rlim_cur } else { u64::MAX }
 }

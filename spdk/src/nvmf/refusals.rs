@@ -56,11 +56,13 @@ pub enum Reason {
     UnknownSubsystem,
     /// The subsystem does not listen at the address that the host connected to.
     OtherListener,
+    /// The host has so many queues that another one would leave too few for other hosts.
+    TooManyQueues,
 }
 
 impl Reason {
     /// All reasons, in the order of the values of `enum opi_refusal`.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NotAdmitted,
         Self::OtherKey,
         Self::TlsIdentity,
@@ -69,6 +71,7 @@ impl Reason {
         Self::Controller,
         Self::UnknownSubsystem,
         Self::OtherListener,
+        Self::TooManyQueues,
     ];
 
     /// Returns the reason's name in metrics and logs.
@@ -82,6 +85,7 @@ impl Reason {
             Self::Controller => "controller",
             Self::UnknownSubsystem => "unknown_subsystem",
             Self::OtherListener => "other_listener",
+            Self::TooManyQueues => "too_many_queues",
         }
     }
 }
@@ -294,7 +298,7 @@ mod tests {
         tell(Reason::Controller, other, name, b"");
         let after: Vec<u64> = refused().map(|(_, count)| count).collect();
         let more: Vec<u64> = after.iter().zip(before).map(|(a, b)| a - b).collect();
-        assert_eq!(more, [0, 0, 0, 0, 20, 1, 0, 0]);
+        assert_eq!(more, [0, 0, 0, 0, 20, 1, 0, 0, 0]);
         let told = refusals();
         assert_eq!((told.all.len(), told.lost), (21, 0));
         let Refusal {

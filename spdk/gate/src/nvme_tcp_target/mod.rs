@@ -16,12 +16,14 @@
 mod capsule;
 mod data;
 mod header;
+mod queues;
 #[cfg(test)]
 mod tests;
 
 pub use capsule::capsule;
 pub use data::{Expected, h2c_data};
 pub use header::common_header;
+pub use queues::{HOST_QUEUES_FREE, HOST_QUEUES_MAX, Supply};
 
 /// Bytes of a common header.
 pub const COMMON_HEADER: usize = 8;
