@@ -42,7 +42,7 @@ impl Supply {
 /// Returns whether a queue leaves its part, if so `more` are possible beside `all`.
 fn leaves(more: u64, all: u64) -> bool {
     let left = more.saturating_sub(1).saturating_mul(LEFT);
-    left >= more.saturating_add(all)
+    more > 0 && left >= more.saturating_add(all)
 }
 
 #[cfg(test)]
