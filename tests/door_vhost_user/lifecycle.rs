@@ -126,3 +126,20 @@ pub fn a_stop_does_not_wait_for_slow_io_or_disconnecting_clients(lab: Lab) {
     target.stop_with(Signal::TERM);
     drop(slow);
 }
+
+/// A deletion returns after 3 s at most and leaves slow I/O to the device's own thread.
+pub fn a_stop_does_not_wait_for_io_of_a_deleted_device(lab: Lab) {
+    // 10 s at 1 MB/s: 3 s for the deletion, and more than twice what a stop may take.
+    const OUTSTANDING: usize = 10 << 20;
+    let options = Kind::Blk.options().pages(Pages::Ordinary).memory(16 << 20);
+    let mut disk = lab.slow_disk(Kind::Blk, &options);
+    disk.begin_reads(OUTSTANDING);
+    drop(disk);
+    let blks = Resource::new(&lab.client, "VirtioBlk");
+    lab.wait(eventually(
+        "the device is deleted",
+        Duration::from_secs(8),
+        async || blks.delete("volumes/slow-blk").await.ok(),
+    ));
+    lab.into_target().stop_with(Signal::TERM);
+}

@@ -96,6 +96,20 @@ const ATTACKS: &[Attack] = attacks![
     BLK lifecycle::machines_come_while_limits_are_lifted,
 ];
 
+/// A test that stops the target.
+type Stop = (&'static str, fn(Lab));
+
+const STOPS: &[Stop] = &[
+    (
+        "stop::a_stop_does_not_wait_for_slow_io_or_disconnecting_clients",
+        lifecycle::a_stop_does_not_wait_for_slow_io_or_disconnecting_clients,
+    ),
+    (
+        "stop::a_stop_does_not_wait_for_io_of_a_deleted_device",
+        lifecycle::a_stop_does_not_wait_for_io_of_a_deleted_device,
+    ),
+];
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
@@ -114,15 +128,12 @@ fn main() -> ExitCode {
             }));
         }
     }
-    {
+    // Each of these stops its target.
+    for (name, stop) in STOPS {
         let slot = Arc::clone(&slot);
-        trials.push(trial(
-            "stop::a_stop_does_not_wait_for_slow_io_or_disconnecting_clients".into(),
-            move || {
-                let lab = slot.lock().take().unwrap_or_else(Lab::start);
-                lifecycle::a_stop_does_not_wait_for_slow_io_or_disconnecting_clients(lab);
-            },
-        ));
+        trials.push(trial((*name).to_owned(), move || {
+            stop(slot.lock().take().unwrap_or_else(Lab::start));
+        }));
     }
     let conclusion = libtest_mimic::run(&arguments, trials);
     if let Some(lab) = slot.lock().take() {

@@ -209,8 +209,7 @@ pub async fn delete(spdk: Spdk, name: &str) -> Result<(), Error> {
                 format!("requests of the removed device {name:?} are still outstanding"),
             );
             spawn_local(async move {
-                // Resolves, with an error, when its control thread has ended.
-                let _ = rest.await;
+                rest.ended().await;
                 opened.close().await;
             });
         }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::client::{Client, End};
 use super::device::Device;
@@ -37,7 +37,7 @@ pub(super) struct Control<D: Device> {
     /// Reports whether the socket was created.
     pub(super) made: oneshot::Sender<Result<(), Error>>,
     /// Dropping it reports that the device has ended and released everything.
-    pub(super) ended: oneshot::Sender<()>,
+    pub(super) ended: watch::Sender<()>,
 }
 
 /// Rate limit for protocol violations: one line, then a count.
@@ -71,7 +71,7 @@ impl<D: Device> Control<D> {
             door.wait_for_client();
         }
         drop(door);
-        let _ = self.ended.send(());
+        drop(self.ended);
     }
 }
 

@@ -35,7 +35,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub(crate) use device::{Device, Io};
 pub(crate) use opened::{Bdev, Opened, Owner};
@@ -72,18 +72,31 @@ static CONTROL: OnceLock<CoreSet> = OnceLock::new();
 /// A device, as the app thread sees it.
 struct Entry {
     shared: Arc<Shared>,
-    /// Resolves, with an error, when the device has released everything.
-    ended: oneshot::Receiver<()>,
+    ended: Rest,
 }
 
 thread_local! {
     static DEVICES: RefCell<BTreeMap<String, Entry>> = const { RefCell::new(BTreeMap::new()) };
+    /// Removed devices that may still have outstanding requests, which teardown has to abort too.
+    static REMOVED: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
     static ACCESS: RefCell<Access> = const { RefCell::new(Access { group: None, mode: None }) };
 }
 
-/// The rest of a removed device: resolves once its last request is done. Its memory and its bdev are in use until
-/// then.
-pub(crate) type Rest = oneshot::Receiver<()>;
+/// The rest of a removed device: ends once its last request is done. Its memory and its bdev are in use until then.
+#[derive(Clone)]
+pub(crate) struct Rest(watch::Receiver<()>);
+
+impl Rest {
+    /// Resolves when the device has released everything.
+    pub(crate) async fn ended(mut self) {
+        // Nothing is sent: the drop of the sender ends the wait.
+        let _ = self.0.changed().await;
+    }
+
+    fn has_ended(&self) -> bool {
+        self.0.has_changed().is_err()
+    }
+}
 
 /// Notifies the client of a device that the configuration space has changed. Any thread.
 #[derive(Clone)]
@@ -140,7 +153,7 @@ pub(crate) async fn serve<D: Device>(
     let booking = worker::book(spdk)?;
     let shared = Arc::new(Shared::new()?);
     let (made_sender, made) = oneshot::channel();
-    let (ended_sender, ended) = oneshot::channel();
+    let (ended_sender, ended) = watch::channel(());
     let control = Control {
         name: name.to_owned(),
         kind,
@@ -154,7 +167,7 @@ pub(crate) async fn serve<D: Device>(
     };
     let entry = Entry {
         shared: shared.clone(),
-        ended,
+        ended: Rest(ended),
     };
     DEVICES.with_borrow_mut(|devices| devices.insert(name.to_owned(), entry));
     let made = match start(control) {
@@ -212,24 +225,32 @@ pub(crate) async fn withdraw(
         }
         pause *= 2;
     }
-    let Some(mut entry) = DEVICES.with_borrow_mut(|devices| devices.remove(name)) else {
+    let Some(entry) = DEVICES.with_borrow_mut(|devices| devices.remove(name)) else {
         return Ok(None);
     };
-    match within(spdk, DRAIN_LIMIT, &mut entry.ended).await {
-        Some(_) => Ok(None),
-        None => Ok(Some(entry.ended)),
+    let rest = entry.ended.clone();
+    // Recorded before the wait, whose caller may give up: until the device has ended, teardown must know of it.
+    REMOVED.with_borrow_mut(|removed| {
+        removed.retain(|entry| !entry.ended.has_ended());
+        removed.push(entry);
+    });
+    match within(spdk, DRAIN_LIMIT, rest.clone().ended()).await {
+        Some(()) => Ok(None),
+        None => Ok(Some(rest)),
     }
 }
 
-/// Ends all devices with their clients, and the workers. Requests in flight are aborted.
+/// Ends all devices with their clients, removed devices that still drain, and the workers. Requests in flight are
+/// aborted. A worker must not end before the last device: the device could not end its session any more.
 pub(crate) async fn stop(spdk: Spdk) {
-    let entries = DEVICES.take();
-    for entry in entries.values() {
+    let mut entries = REMOVED.take();
+    entries.extend(DEVICES.take().into_values());
+    for entry in &entries {
         entry.shared.force();
     }
     let all = async {
-        for entry in entries.into_values() {
-            let _ = entry.ended.await;
+        for entry in entries {
+            entry.ended.ended().await;
         }
     };
     if within(spdk, STOP_LIMIT, all).await.is_some() {

@@ -1,7 +1,8 @@
 //! Channels to the disks of a controller, on the worker.
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use spdk_sys as sys;
@@ -36,6 +37,37 @@ impl Attached {
             blocks: Cell::new(disk.bdev.blocks()),
             attention: Cell::new(false),
         }))
+    }
+
+    /// Resets the disk, which aborts its outstanding commands. If SPDK is out of memory for the reset, they complete
+    /// on their own.
+    pub(super) fn reset(&self) {
+        let argument = std::ptr::null_mut();
+        // SAFETY: runs on the channel's thread; the lease keeps the descriptor open.
+        unsafe { sys::spdk_bdev_reset(self.descriptor, self.channel, Some(on_reset), argument) };
+    }
+}
+
+unsafe extern "C" fn on_reset(bdev_io: *mut sys::spdk_bdev_io, _: bool, _: *mut c_void) {
+    // SAFETY: an I/O that the callback owns and must free.
+    unsafe { sys::spdk_bdev_free_io(bdev_io) };
+}
+
+/// Removed disks, each of them alive while it has outstanding commands.
+#[derive(Default)]
+pub(super) struct Removed(RefCell<Vec<Weak<Attached>>>);
+
+impl Removed {
+    pub(super) fn note(&self, attached: &Rc<Attached>) {
+        let mut removed = self.0.borrow_mut();
+        removed.retain(|attached| attached.strong_count() > 0);
+        removed.push(Rc::downgrade(attached));
+    }
+
+    /// Resets the disks that still have outstanding commands.
+    pub(super) fn reset(&self) {
+        let left: Vec<_> = self.0.borrow().iter().filter_map(Weak::upgrade).collect();
+        left.iter().for_each(|attached| attached.reset());
     }
 }
 

@@ -16,7 +16,7 @@ use spdk_gate::vhost_user::scsi::{
 };
 use spdk_sys as sys;
 
-use super::attached::{Attached, Target};
+use super::attached::{Attached, Removed, Target};
 use super::parts::{as_iovecs, ranges, trim, zero};
 use super::{Disks, Scsi};
 use crate::log;
@@ -30,6 +30,7 @@ pub(crate) struct ScsiIo {
     device: Arc<Scsi>,
     seen: Cell<u32>,
     targets: RefCell<[Target; TARGETS as usize]>,
+    removed: Removed,
     events: RefCell<VecDeque<Event>>,
 }
 
@@ -71,6 +72,7 @@ impl ScsiIo {
             seen: Cell::new(device.changes.load(Ordering::Acquire)),
             device,
             targets: RefCell::default(),
+            removed: Removed::default(),
             events: RefCell::default(),
         };
         // The driver has not scanned yet, so existing disks are no events. If the app thread holds the lock right
@@ -103,7 +105,8 @@ impl ScsiIo {
                 }
                 continue;
             }
-            if let Target::Present(_) = target {
+            if let Target::Present(attached) = target {
+                self.removed.note(attached);
                 *target = Target::Gone;
                 self.note(Event::Removed(number));
             }
@@ -237,15 +240,10 @@ impl Io for ScsiIo {
     fn abort(&self) {
         for target in self.targets.borrow().iter() {
             if let Target::Present(attached) = target {
-                let (descriptor, channel) = (attached.descriptor, attached.channel);
-                // SAFETY: runs on the channel's thread; the lease keeps the descriptor open. If SPDK is out of
-                // memory for the reset, requests complete on their own.
-                unsafe {
-                    let argument = std::ptr::null_mut();
-                    sys::spdk_bdev_reset(descriptor, channel, Some(on_abort), argument)
-                };
+                attached.reset();
             }
         }
+        self.removed.reset();
     }
 }
 
@@ -460,9 +458,4 @@ unsafe extern "C" fn on_done(bdev_io: *mut sys::spdk_bdev_io, success: bool, raw
 unsafe extern "C" fn on_memory(raw: *mut c_void) {
     // SAFETY: SPDK passes the request that `refused` queued, once, on the same thread.
     start(unsafe { Request::<ScsiIo>::from_raw(raw) });
-}
-
-unsafe extern "C" fn on_abort(bdev_io: *mut sys::spdk_bdev_io, _: bool, _: *mut c_void) {
-    // SAFETY: an I/O that the callback owns and must free.
-    unsafe { sys::spdk_bdev_free_io(bdev_io) };
 }
