@@ -1,18 +1,20 @@
 //! Queues created and deleted in any order.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::common::vfio_user::{
     BASE, Command, DATA, Guest, Memory, PAGE, Queue, READ, SIZE, WRITE, Which, admin, io,
 };
-use crate::common::{Resource, poll_blocking};
+use crate::common::{Resource, malloc, namespace, poll_blocking};
 use crate::lab::{Lab, PATIENCE};
 use crate::{Test, queues, tests};
 
-pub const TESTS: [Test; 5] = tests! { queues:
+pub const TESTS: [Test; 6] = tests! { queues:
     memory_comes_and_goes_under_io
+    namespaces_come_and_go_under_io
     queues_made_and_deleted_in_one_doorbell_stop_nobody
     a_rejected_queue_can_be_created_later
     queues_can_be_recreated_after_a_controller_reset
@@ -153,4 +155,51 @@ fn a_client_may_disconnect_while_its_queue_connects(lab: &mut Lab) {
     for _ in 0..10 {
         drop(lab.link());
     }
+}
+
+/// With two reactors (`TEST_REACTORS=2`) a namespace is freed on one while the other computes the length of a command.
+/// Without the change `vfio-user-20-block-size` AddressSanitizer may find that: it is a race of a few instructions.
+fn namespaces_come_and_go_under_io(lab: &mut Lab) {
+    const ROUNDS: usize = 40;
+    const BATCH: u64 = 16;
+    let socket = lab.socket.clone();
+    let stop = AtomicBool::new(false);
+    let done = std::thread::scope(|scope| {
+        let guest = scope.spawn(|| {
+            let mut guest = Guest::start(&socket);
+            let (mut found, mut missing) = (0, 0);
+            let end = Instant::now() + Duration::from_secs(60);
+            while !stop.load(Ordering::Relaxed) && Instant::now() < end {
+                for block in 0..BATCH {
+                    let read = Command::rw(io::READ, block * 8, 8).nsid(2);
+                    guest.push(Which::Io, read.prps(DATA, 0));
+                }
+                guest.ring(Which::Io).expect("the device replies");
+                for _ in 0..BATCH {
+                    let done = guest.completion(Which::Io, PATIENCE);
+                    match done.expect("a command is lost").is_ok() {
+                        true => found += 1,
+                        false => missing += 1,
+                    }
+                }
+            }
+            guest.verify(3);
+            (found, missing)
+        });
+        let namespaces = Resource::new(&lab.client, "NvmeNamespace");
+        lab.block_on(async {
+            let volume = malloc(&lab.client, "fleeting", 1).await;
+            for _ in 0..ROUNDS {
+                let parent = "nvmeSubsystems/attacked";
+                let name = namespace(&lab.client, parent, &volume, json!({ "host_nsid": 2 })).await;
+                namespaces.deleted(&name).await;
+            }
+            Resource::new(&lab.client, "MallocVolume")
+                .deleted(&volume)
+                .await;
+        });
+        stop.store(true, Ordering::Relaxed);
+        guest.join().expect("the guest's I/O")
+    });
+    assert!(done.0 > 0 && done.1 > 0, "found and missing: {done:?}");
 }
