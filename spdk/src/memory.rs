@@ -1,4 +1,5 @@
-//! SPDK's memory: DPDK's heaps, from which malloc volumes, connections, queues and buffers are allocated.
+//! SPDK's memory: DPDK's heaps, from which malloc volumes, connections, queues and buffers are allocated; and the
+//! machine's.
 
 use spdk_sys as sys;
 
@@ -35,4 +36,17 @@ pub(crate) fn read() -> Memory {
         free: of.free,
         largest_free: of.largest_free,
     }
+}
+
+/// Returns the machine's memory, in bytes.
+pub(crate) fn of_the_machine() -> u64 {
+    // SAFETY: sysconf only reads system parameters.
+    let (pages, bytes) = unsafe {
+        (
+            libc::sysconf(libc::_SC_PHYS_PAGES),
+            libc::sysconf(libc::_SC_PAGESIZE),
+        )
+    };
+    let positive = |value: libc::c_long| u64::try_from(value).unwrap_or(0);
+    positive(pages).saturating_mul(positive(bytes))
 }

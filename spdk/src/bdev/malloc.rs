@@ -53,7 +53,7 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
         ))
     };
     // DPDK would first build a table of all pages involved, on the reactor: GiBs of it for impossible sizes.
-    if size > u128::from(memory_of_the_machine()) {
+    if size > u128::from(crate::memory::of_the_machine()) {
         return Err(no_memory(Error::new(OPERATION, libc::ENOMEM)));
     }
     let c_name = cstr("bdev name", name)?;
@@ -71,17 +71,4 @@ pub async fn create(spdk: Spdk, options: &Options) -> Result<(), Error> {
         libc::ENOMEM => no_memory(error),
         _ => error.with_detail(format!("{name:?}")),
     })
-}
-
-/// Returns the machine's memory, in bytes.
-fn memory_of_the_machine() -> u64 {
-    // SAFETY: sysconf only reads system parameters.
-    let (pages, bytes) = unsafe {
-        (
-            libc::sysconf(libc::_SC_PHYS_PAGES),
-            libc::sysconf(libc::_SC_PAGESIZE),
-        )
-    };
-    let positive = |value: libc::c_long| u64::try_from(value).unwrap_or(0);
-    positive(pages).saturating_mul(positive(bytes))
 }

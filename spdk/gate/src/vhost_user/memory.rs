@@ -9,7 +9,8 @@ pub const MAX_REGIONS: usize = 8;
 /// Bytes of a region in a message.
 const REGION_SIZE: usize = 32;
 
-/// The most bytes of all regions: this process has 47 address bits, and other mappings need some of them.
+/// The most bytes of all regions of any table. What the machine could hold is less: see
+/// [`room`](super::room).
 pub const MAX_MEMORY: u64 = 1 << 45;
 
 /// A region, as the client describes it.
@@ -36,6 +37,12 @@ impl Table {
     /// Returns the regions in the client's order, which is also that of their fds.
     pub fn regions(&self) -> &[Region] {
         self.regions.get(..self.count).unwrap_or_default()
+    }
+
+    /// Returns the size of all regions, in bytes.
+    pub fn bytes(&self) -> u64 {
+        let sizes = self.regions().iter().map(|region| region.size);
+        sizes.fold(0, u64::saturating_add)
     }
 
     /// Parses and validates the payload of SET_MEM_TABLE.

@@ -16,9 +16,11 @@ pub mod inflight;
 pub mod memory;
 pub mod message;
 pub mod ring;
+pub mod room;
 pub mod scsi;
 #[cfg(test)]
 mod tests;
+pub mod turn;
 
 use core::fmt;
 

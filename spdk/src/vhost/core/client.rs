@@ -11,6 +11,7 @@ use spdk_gate::vhost_user::frontend::{Action, Frontend, Offer};
 use spdk_gate::vhost_user::inflight::Area;
 use spdk_gate::vhost_user::message::{CONFIG_SPACE, Header, Message, config_changed};
 use spdk_gate::vhost_user::ring::locate;
+use spdk_gate::vhost_user::room::Room;
 use spdk_gate::vhost_user::{feature, protocol};
 
 use super::call::Call;
@@ -21,6 +22,7 @@ use super::inflight;
 use super::journal::Journal;
 use super::memory::{Map, Memory};
 use super::queue::{Logged, Parts, Queue};
+use super::room;
 use super::session::{Answer, Handover, Session, Stopped};
 use super::socket::{Connection, Read, send, wait};
 use super::worker::Job;
@@ -61,6 +63,8 @@ pub(super) struct Client<'a, D: Device> {
     frontend: Frontend,
     spoke: bool,
     lost: Arc<Lost>,
+    /// Bounds what the client may have mapped.
+    room: Arc<Room>,
     memory: Option<Arc<Memory>>,
     /// Replaced memory that requests in flight may still use.
     retired: Vec<Arc<Memory>>,
@@ -89,6 +93,7 @@ impl<'a, D: Device> Client<'a, D> {
             frontend: Frontend::new(offer),
             spoke: false,
             lost,
+            room: room::of_a_client(),
             memory: None,
             retired: Vec::new(),
             session: None,
@@ -196,7 +201,7 @@ impl<'a, D: Device> Client<'a, D> {
             }
             Action::MapLog { size, offset } => {
                 if let Some(file) = fd.next() {
-                    let map = Map::new(&file, offset, size, &self.lost)?;
+                    let map = Map::new(&file, offset, size, &self.lost, &self.room)?;
                     self.dirty = Some(Dirty::new(Arc::new(map)));
                 }
                 self.relog()?;
@@ -223,7 +228,8 @@ impl<'a, D: Device> Client<'a, D> {
             Action::MapMemory => {
                 if let Message::SetMemTable(table) = message {
                     let dma = self.door.device.needs_dma();
-                    let memory = Memory::new(table, &fds, &self.lost, dma)?;
+                    self.make_room(table.bytes())?;
+                    let memory = Memory::new(table, &fds, &self.lost, &self.room, dma)?;
                     if dma && !memory.is_registered() {
                         let what = "memory must be on huge pages: a device reads and writes it";
                         return Err(End::Broke(what.to_owned()));
@@ -234,7 +240,7 @@ impl<'a, D: Device> Client<'a, D> {
             }
             Action::MapInflight(area) => {
                 if let Some(file) = fds.into_iter().next() {
-                    let map = Map::new(&file, area.offset, area.size, &self.lost)?;
+                    let map = Map::new(&file, area.offset, area.size, &self.lost, &self.room)?;
                     self.inflight = Some((Arc::new(map), area));
                 }
                 Ok(())

@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use spdk_gate::vhost_user::chain::{Descriptor, Guest};
 use spdk_gate::vhost_user::memory::{MAX_REGIONS, Mapped, Table, Window, by_guest, to_guest};
+use spdk_gate::vhost_user::room::Room;
 use spdk_sys as sys;
 
+use super::room::{self, Taken};
 use crate::error::Error;
 use crate::sigbus::{self, Lost, Watch};
 
@@ -30,15 +32,18 @@ pub(super) struct Map {
     size: usize,
     page: u64,
     watch: Option<Watch>,
+    _taken: Taken,
 }
 
 impl Map {
-    /// Maps `size` bytes at `offset` of a file. `lost` is signalled when the file is truncated.
+    /// Maps `size` bytes at `offset` of a file. `lost` is signalled when the file is truncated. ENOMEM if there is no
+    /// room for the mapping.
     pub(super) fn new(
         file: &OwnedFd,
         offset: u64,
         size: u64,
         lost: &Arc<Lost>,
+        room: &Arc<Room>,
     ) -> Result<Self, Error> {
         let fail = |error: std::io::Error| {
             Error::new(OPERATION, error.raw_os_error().unwrap_or(libc::EIO))
@@ -52,6 +57,8 @@ impl Map {
         let page = page_size(&file)?;
         let window = Window::new(offset, size, about.len(), page)
             .map_err(|fault| Error::new(OPERATION, libc::EINVAL).with_detail(fault.to_string()))?;
+        let taken = Taken::new(room, window.length)
+            .map_err(|fault| Error::new(OPERATION, libc::ENOMEM).with_detail(fault.to_string()))?;
         let too_large = |_| Error::new(OPERATION, libc::EOVERFLOW);
         let length = usize::try_from(window.length).map_err(too_large)?;
         let lead = usize::try_from(window.lead).map_err(too_large)?;
@@ -83,6 +90,7 @@ impl Map {
             size,
             page,
             watch: None,
+            _taken: taken,
         };
         let in_pages = usize::try_from(page).map_err(too_large)?;
         map.watch = Some(sigbus::watch(map.base, length, in_pages, lost)?);
@@ -145,15 +153,18 @@ impl Memory {
         table: &Table,
         files: &[OwnedFd],
         lost: &Arc<Lost>,
+        room: &Arc<Room>,
         dma: bool,
     ) -> Result<Self, Error> {
+        room::check(table, dma)
+            .map_err(|fault| Error::new(OPERATION, libc::ENOMEM).with_detail(fault.to_string()))?;
         let mut memory = Self {
             mapped: Vec::with_capacity(MAX_REGIONS),
             maps: Vec::with_capacity(MAX_REGIONS),
             registered: Vec::new(),
         };
         for (region, file) in table.regions().iter().zip(files) {
-            let map = Map::new(file, region.offset, region.size, lost)?;
+            let map = Map::new(file, region.offset, region.size, lost, room)?;
             memory.mapped.push(Mapped {
                 guest: region.guest,
                 user: region.user,

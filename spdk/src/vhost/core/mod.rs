@@ -21,6 +21,7 @@ mod memory;
 mod opened;
 mod queue;
 mod request;
+mod room;
 mod session;
 mod shared;
 mod signal;

@@ -1,7 +1,7 @@
 //! Tests with files and sockets, without a worker.
 
 use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::dirty::Dirty;
 use super::inflight;
 use super::journal::Journal;
 use super::memory::{Map, Memory, View};
+use super::room;
 use super::socket::{Access, Connection, Listener, Read, send};
 use crate::sigbus::Lost;
 
@@ -35,7 +36,7 @@ fn area(queues: u16, entries: u16) -> (Area, OwnedFd) {
 
 fn mapped(file: &OwnedFd, size: u64) -> Arc<Map> {
     let (_bell, lost) = lost();
-    Arc::new(Map::new(file, 0, size, &lost).expect("it can be mapped"))
+    Arc::new(Map::new(file, 0, size, &lost, &room::of_a_client()).expect("it can be mapped"))
 }
 
 #[test]
@@ -86,12 +87,15 @@ fn a_part_outside_its_file_or_of_no_file_is_refused() {
         (1 << 40, 4096),
     ] {
         assert!(
-            Map::new(&file, offset, size, &lost).is_err(),
+            Map::new(&file, offset, size, &lost, &room::of_a_client()).is_err(),
             "{offset} {size}"
         );
     }
     let (ours, _theirs) = UnixStream::pair().expect("sockets");
-    assert!(Map::new(&ours.into(), 0, 1, &lost).is_err(), "a socket");
+    assert!(
+        Map::new(&ours.into(), 0, 1, &lost, &room::of_a_client()).is_err(),
+        "a socket"
+    );
     drop(bell);
 }
 
@@ -120,7 +124,8 @@ fn guest_addresses_are_found_back_from_ours() {
     let fields = [1_u64, 0x10_000, area.size, 0x7f00_0000, 0];
     let payload = fields.map(u64::to_le_bytes).concat();
     let table = Table::parse(&payload).expect("a table");
-    let memory = Memory::new(&table, &[file], &lost, true).expect("it can be mapped");
+    let memory =
+        Memory::new(&table, &[file], &lost, &room::of_a_client(), true).expect("it can be mapped");
     assert!(!memory.is_registered(), "these are ordinary pages");
     let host = memory.regions()[0].host;
     let view = View::new(Arc::new(memory));
@@ -216,4 +221,57 @@ fn a_socket_takes_the_place_of_one_that_was_left_and_of_nothing_else() {
     assert!(Listener::bind(&path, access).is_err());
     assert!(path.exists(), "a file that is no socket stays");
     std::fs::remove_dir_all(&dir).expect("removed");
+}
+
+#[test]
+fn a_client_maps_what_the_machine_could_hold_and_gives_it_back() {
+    const TIB: u64 = 1 << 40;
+    let (_bell, lost) = lost();
+    let room = room::of_a_client();
+    let (_, file) = area(1, 16);
+    let sparse = std::fs::File::from(
+        // SAFETY: the name is a C literal; the descriptor is new and owned at once.
+        unsafe { OwnedFd::from_raw_fd(libc::memfd_create(c"sparse".as_ptr(), libc::MFD_CLOEXEC)) },
+    );
+    sparse
+        .set_len(32 * TIB)
+        .expect("a sparse file has any size");
+    let sparse = OwnedFd::from(sparse);
+    let table = |size: u64| {
+        let fields = [1_u64, 0, size, 0, 0];
+        Table::parse(&fields.map(u64::to_le_bytes).concat()).expect("a table")
+    };
+    let map = |table: &Table, file: &OwnedFd| {
+        Memory::new(
+            table,
+            &[file.try_clone().expect("an fd")],
+            &lost,
+            &room,
+            false,
+        )
+    };
+    let refused = map(&table(32 * TIB), &sparse)
+        .err()
+        .expect("no machine has that");
+    assert_eq!(refused.errno.0, libc::ENOMEM);
+    assert!(
+        refused.to_string().contains("guest memory may have"),
+        "{refused}"
+    );
+    let refused = map(&table(TIB), &file).err().expect("its file is shorter");
+    assert!(refused.errno.0 == libc::EINVAL || refused.errno.0 == libc::ENOMEM);
+    // On any machine two tables of the largest size and 64 GiB, here in tables of the least limit.
+    let limit = 64_u64 << 30;
+    let kept: Vec<_> = (0..1000)
+        .map_while(|_| map(&table(limit), &sparse).ok())
+        .collect();
+    assert!((3..1000).contains(&kept.len()), "{}", kept.len());
+    let full = map(&table(limit), &sparse).err().expect("it is full");
+    assert!(full.to_string().contains("two memory tables"), "{full}");
+    let count = kept.len();
+    drop(kept);
+    let again: Vec<_> = (0..count)
+        .filter_map(|_| map(&table(limit), &sparse).ok())
+        .collect();
+    assert_eq!(again.len(), count);
 }

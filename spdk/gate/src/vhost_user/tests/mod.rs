@@ -7,4 +7,6 @@ mod inflight;
 mod memory;
 mod message;
 mod ring;
+mod room;
 mod scsi;
+mod turn;

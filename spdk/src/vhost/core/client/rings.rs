@@ -190,6 +190,14 @@ impl<D: Device> Client<'_, D> {
         Ok(())
     }
 
+    /// Waits for requests that use replaced memory, while these tables leave no room for one of `bytes`.
+    pub(super) fn make_room(&mut self, bytes: u64) -> Result<(), End> {
+        while !self.retired.is_empty() && !self.room.has(bytes) {
+            self.pass()?;
+        }
+        Ok(())
+    }
+
     /// Moves the running rings to new memory.
     pub(super) fn remap(&mut self, memory: Arc<Memory>) -> Result<(), End> {
         if let Some(session) = self.session {
