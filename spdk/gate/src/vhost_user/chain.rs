@@ -118,6 +118,10 @@ pub struct Chain {
     reserved: u16,
     readable: u64,
     writable: u64,
+    /// Bytes from the first one to write on that may have been written.
+    touched: u64,
+    /// The response was written.
+    answered: bool,
     answer: [Segment; MAX_RESERVED],
     segments: [Segment; MAX_SEGMENTS],
 }
@@ -132,6 +136,8 @@ impl Default for Chain {
             reserved: 0,
             readable: 0,
             writable: 0,
+            touched: 0,
+            answered: false,
             answer: [Segment::default(); MAX_RESERVED],
         }
     }
@@ -167,6 +173,8 @@ impl Chain {
         self.reserved = 0;
         self.readable = 0;
         self.writable = 0;
+        self.touched = 0;
+        self.answered = false;
     }
 
     #[inline]
@@ -262,6 +270,27 @@ impl Chain {
         self.answer
             .get(..usize::from(self.reserved))
             .unwrap_or_default()
+    }
+
+    /// Records that the first `n` bytes to write may have been written. Must follow any reservation.
+    #[inline]
+    pub fn touch(&mut self, n: u64) {
+        self.touched = self.touched.max(n);
+    }
+
+    /// Records that the response was written.
+    #[inline]
+    pub fn note_answer(&mut self) {
+        self.answered = true;
+    }
+
+    /// Yields the pieces that may have been written. A rejected request has written its response alone, whatever
+    /// the size of its buffers, and a malformed chain nothing.
+    pub fn written(&self) -> impl Iterator<Item = Segment> {
+        let touched = usize::try_from(self.touched).unwrap_or(usize::MAX);
+        let data = pieces(self.writable(), 0, touched).map(|(_, piece)| piece);
+        let answer = if self.answered { self.answer() } else { &[] };
+        data.chain(answer.iter().copied())
     }
 
     /// Returns the number of bytes to read.

@@ -40,6 +40,20 @@ enum Task {
     Flush,
 }
 
+impl Task {
+    /// Returns the bytes of the volume that are read or changed.
+    #[inline]
+    fn bytes(self) -> u64 {
+        match self {
+            Self::Read { length, .. }
+            | Self::Write { length, .. }
+            | Self::Discard { length, .. }
+            | Self::WriteZeroes { length, .. } => length,
+            Self::Flush => 0,
+        }
+    }
+}
+
 impl Default for Context {
     fn default() -> Self {
         Self {
@@ -82,13 +96,16 @@ impl BlkIo {
 
     /// Submits a request to SPDK, which completes it now or later.
     #[inline]
-    fn start(&self, request: Request<Self>) {
+    fn start(&self, mut request: Request<Self>) {
         let (descriptor, channel) = (self.descriptor.get(), self.channel.get());
         // While the bdev is being removed nothing new is submitted, so that outstanding requests drain.
         if channel.is_null() || self.blk.bdev.is_removed() {
             return finish(request, status::ERROR, 0);
         }
         let task = request.context().task.get();
+        if let Task::Read { length, .. } = task {
+            request.touch(length);
+        }
         let segments = match task {
             Task::Read { .. } => request.writable(),
             _ => request.readable(),
@@ -159,14 +176,14 @@ impl Io for BlkIo {
     type Context = Context;
 
     #[inline]
-    fn submit(&self, mut request: Request<Self>) {
+    fn submit(&self, mut request: Request<Self>) -> u64 {
         let mut header = [0; HEADER];
         // Without room for a status the request can only be returned unanswered.
         if !request.reserve_back(STATUS as usize) {
-            return;
+            return 0;
         }
         if !request.take(&mut header) {
-            return finish(request, status::ERROR, 0);
+            return answered(request, status::ERROR, 0);
         }
         let (readable, writable) = (request.readable_len(), request.writable_len());
         let task = match command(&header, readable, writable) {
@@ -175,20 +192,21 @@ impl Io for BlkIo {
             Ok(Command::Flush) => Task::Flush,
             Ok(Command::Id) => {
                 let written = request.write(0, &self.blk.id);
-                return finish(request, status::OK, u32::try_from(written).unwrap_or(0));
+                return answered(request, status::OK, u32::try_from(written).unwrap_or(0));
             }
             Ok(Command::Discard) => match ranged(&mut request, true) {
                 Ok((offset, length)) => Task::Discard { offset, length },
-                Err(answer) => return finish(request, answer, 0),
+                Err(answer) => return answered(request, answer, 0),
             },
             Ok(Command::WriteZeroes) => match ranged(&mut request, false) {
                 Ok((offset, length)) => Task::WriteZeroes { offset, length },
-                Err(answer) => return finish(request, answer, 0),
+                Err(answer) => return answered(request, answer, 0),
             },
-            Err(answer) => return finish(request, answer, 0),
+            Err(answer) => return answered(request, answer, 0),
         };
         request.context().task.set(task);
         self.start(request);
+        task.bytes()
     }
 
     #[inline]
@@ -233,9 +251,15 @@ fn as_iovecs(segments: &[Segment]) -> (*mut sys::iovec, c_int) {
 
 /// Completes a request with a status, after `written` bytes of data.
 #[inline]
-fn finish(request: Request<BlkIo>, answer: u8, written: u32) {
+fn finish(mut request: Request<BlkIo>, answer: u8, written: u32) {
     request.respond(&[answer]);
     request.complete(written.saturating_add(STATUS));
+}
+
+/// As [`finish`], for a request that needs no I/O: its bytes are 0.
+fn answered(request: Request<BlkIo>, answer: u8, written: u32) -> u64 {
+    finish(request, answer, written);
+    0
 }
 
 /// SPDK's completion callback of a request.

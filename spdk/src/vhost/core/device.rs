@@ -47,8 +47,9 @@ pub(crate) trait Io: Sized + 'static {
         true
     }
 
-    /// Starts a request, which ends by [`Request::complete`] on this thread, now or later.
-    fn submit(&self, request: Request<Self>);
+    /// Starts a request, which ends by [`Request::complete`] on this thread, now or later. Returns how many bytes of a
+    /// volume it reads or changes; 0 if it is answered at once. The sum bounds a turn of the poller.
+    fn submit(&self, request: Request<Self>) -> u64;
 
     /// Runs after the rings in each turn of the poller. Returns whether there was work.
     fn poll(&self, _queues: &Queues<'_, Self>) -> bool {

@@ -31,7 +31,8 @@ impl Dirty {
             let at = self.0.start() + (page / 8) as usize;
             // SAFETY: a byte within the log's mapping, by the check above; the client accesses it atomically too.
             let byte = unsafe { AtomicU8::from_ptr(std::ptr::with_exposed_provenance_mut(at)) };
-            byte.fetch_or(1 << (page % 8), Ordering::Relaxed);
+            // Release: a client that takes the bit must find what was written to the page before it.
+            byte.fetch_or(1 << (page % 8), Ordering::Release);
         }
     }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use spdk_gate::vhost_user::chain::Chain;
 use spdk_gate::vhost_user::ring::{Places, available, wants_event};
+use spdk_gate::vhost_user::turn::Turn;
 use spdk_gate::vhost_user::{Fault, feature};
 
 use super::call::Call;
@@ -153,6 +154,13 @@ impl<I: Io> Queue<I> {
     fn suppress_kicks(&self) {
         if !self.event_index {
             store(self.places.get().used, NO_NOTIFY);
+            if let Some(Logged {
+                dirty,
+                used: Some(address),
+            }) = &*self.logged.borrow()
+            {
+                dirty.note(*address, 2);
+            }
         }
         // With event indexes the driver kicks once in 65,536 requests: the index that it compares never changes.
     }
@@ -185,19 +193,19 @@ impl<I: Io> Queue<I> {
         self.logged.replace(logged)
     }
 
-    /// Takes available requests, up to a batch. Returns their number, malformed ones included.
+    /// Takes available requests, up to a batch or until the turn is spent. Malformed ones count as requests. What is
+    /// left is taken in the next turn of the poller, without a kick.
     #[inline]
-    pub(super) fn poll(&self, session: &Session<I>) -> u32 {
+    pub(super) fn poll(&self, session: &Session<I>, turn: &mut Turn) {
         let mut count = 0;
         while count < BATCH
+            && !turn.is_spent()
             && let Some(head) = self.next_head()
         {
-            if let Some(request) = self.begin(session, head) {
-                session.io().submit(request);
-            }
+            let request = self.begin(session, head);
+            turn.took(request.map_or(0, |request| session.io().submit(request)));
             count += 1;
         }
-        count
     }
 
     /// Takes the next request. A malformed one is completed at once with nothing written, and gives `None`.
@@ -317,7 +325,7 @@ impl<I: Io> Queue<I> {
         // SAFETY: the request has ended, so nobody else accesses the chain.
         let chain = unsafe { slot.chain.as_ref() };
         if let (Some(logged), Some(view)) = (&*self.logged.borrow(), &view) {
-            for segment in chain.writable().iter().chain(chain.answer()) {
+            for segment in chain.written() {
                 logged.dirty.note_host(view, segment.base, segment.len);
             }
         }

@@ -117,14 +117,23 @@ impl<I: Io> Request<I> {
         self.chain_mut().reserve_back(bytes as u64)
     }
 
+    /// Records that the first `bytes` of [`writable`](Self::writable) may be written from now on, whether the operation
+    /// succeeds or not. Must be called before they are passed to SPDK.
+    #[inline]
+    pub(crate) fn touch(&mut self, bytes: u64) {
+        self.chain_mut().touch(bytes);
+    }
+
     /// Writes the response to the reserved bytes.
     #[inline]
-    pub(crate) fn respond(&self, bytes: &[u8]) {
+    pub(crate) fn respond(&mut self, bytes: &[u8]) {
+        self.chain_mut().note_answer();
         self.scatter(self.chain().answer(), 0, bytes);
     }
 
     /// Writes to the segments from `offset` on. Returns the number of bytes that fit.
-    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> usize {
+    pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) -> usize {
+        self.touch(offset.saturating_add(bytes.len() as u64));
         self.scatter(self.writable(), offset, bytes)
     }
 

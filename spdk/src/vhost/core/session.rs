@@ -10,6 +10,7 @@ use crossbeam_channel::Sender;
 use spdk_gate::vhost_user::Fault;
 use spdk_gate::vhost_user::chain::Broken;
 use spdk_gate::vhost_user::ring::Places;
+use spdk_gate::vhost_user::turn::Turn;
 use spdk_sys as sys;
 
 use super::call::{Bell, Call};
@@ -17,9 +18,6 @@ use super::device::{Device, Io};
 use super::memory::{Memory, View};
 use super::queue::{Logged, Queue};
 use super::request::Request;
-
-/// Requests per turn after which no further ring of the session is polled: bounds the delay of other work.
-const TURN: u32 = 128;
 
 /// Moves a value that is not `Send` to another thread together with all access to it.
 pub(super) struct Handover<T>(pub(super) T);
@@ -206,23 +204,27 @@ impl<I: Io> Session<I> {
 
     #[inline]
     fn turn(&self) -> c_int {
-        let mut found = 0;
+        let mut turn = Turn::new();
+        let has_work;
         {
             let queues = self.queues.borrow();
-            // Fairness: if one turn does not reach all rings, the next one begins with the rest.
-            let (after, before) = queues.split_at(self.first.get().min(queues.len()));
-            for (at, queue) in before.iter().chain(after).enumerate() {
-                if found >= TURN {
-                    self.first.set((self.first.get() + at) % queues.len());
+            let first = self.first.get().min(queues.len());
+            let (before, after) = queues.split_at(first);
+            let mut polled = 0;
+            for queue in after.iter().chain(before) {
+                if turn.is_spent() {
                     break;
                 }
                 // SAFETY: every queue in the list is alive.
                 let queue = unsafe { queue.as_ref() };
                 if self.io.is_polled(queue.index()) {
-                    found += queue.poll(self);
+                    queue.poll(self, &mut turn);
                 }
+                polled += 1;
             }
-            found += u32::from(self.io.poll(&Queues(self)));
+            // Fairness: the rings that one turn does not reach, or cuts short, are polled first in the next one.
+            self.first.set(turn.next_first(first, polled, queues.len()));
+            has_work = self.io.poll(&Queues(self));
             for queue in queues.iter() {
                 // SAFETY: as above.
                 unsafe { queue.as_ref() }.tell();
@@ -231,7 +233,8 @@ impl<I: Io> Session<I> {
         if !self.stopping.borrow().is_empty() {
             self.give_back();
         }
-        c_int::from(found > 0)
+        // Busy while rings have work: the reactor does not nap, since a spent turn leaves requests without a kick.
+        c_int::from(has_work | turn.has_work())
     }
 
     #[cold]

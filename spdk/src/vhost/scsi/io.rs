@@ -17,7 +17,7 @@ use spdk_gate::vhost_user::scsi::{
 use spdk_sys as sys;
 
 use super::attached::{Attached, Removed, Target};
-use super::parts::{as_iovecs, ranges, trim, zero};
+use super::parts::{as_iovecs, bytes, ranges, trim, zero};
 use super::{Disks, Scsi};
 use crate::log;
 use crate::vhost::core::{Io, Queues, Request};
@@ -178,11 +178,11 @@ impl ScsiIo {
         request.complete(1);
     }
 
-    fn command(&self, mut request: Request<Self>) {
+    fn command(&self, mut request: Request<Self>) -> u64 {
         let mut bytes = [0; HEADER];
         // Without a header, or room for a response, the request can only be returned unanswered.
         if !request.take(&mut bytes) || !request.reserve_front(RESPONSE) {
-            return;
+            return 0;
         }
         let (address, cdb) = header(&bytes);
         let target = address.map(|address| (address.unit, self.target(address.target)));
@@ -192,6 +192,7 @@ impl ScsiIo {
             Some((_, Target::Empty)) | None => {
                 request.respond(&unreached(response::BAD_TARGET));
                 request.complete(RESPONSE as u32);
+                0
             }
         }
     }
@@ -205,9 +206,12 @@ impl Io for ScsiIo {
     }
 
     #[inline]
-    fn submit(&self, request: Request<Self>) {
+    fn submit(&self, request: Request<Self>) -> u64 {
         match request.queue() {
-            CONTROL_QUEUE => self.control(request),
+            CONTROL_QUEUE => {
+                self.control(request);
+                0
+            }
             _ => self.command(request),
         }
     }
@@ -248,30 +252,30 @@ impl Io for ScsiIo {
 }
 
 /// Responds to a command for a logical unit that does not exist, or not any more.
-fn no_unit(request: Request<ScsiIo>, cdb: &[u8; CDB]) {
+fn no_unit(mut request: Request<ScsiIo>, cdb: &[u8; CDB]) -> u64 {
     const INQUIRY: u8 = 0x12;
     if cdb.first() != Some(&INQUIRY) {
-        return finish(request, Err(Sense::NO_UNIT), 0);
+        return answered(request, Err(Sense::NO_UNIT), 0);
     }
     let written = request.write(0, &no_unit_inquiry());
-    finish(request, Ok(status::GOOD), written as u64);
+    answered(request, Ok(status::GOOD), written as u64)
 }
 
-/// Starts a command for a disk.
+/// Starts a command for a disk. Returns how many bytes of the disk it reads or changes.
 #[inline]
-fn begin(mut request: Request<ScsiIo>, attached: Rc<Attached>, cdb: &[u8; CDB]) {
+fn begin(mut request: Request<ScsiIo>, attached: Rc<Attached>, cdb: &[u8; CDB]) -> u64 {
     if attached.disk.bdev.is_removed() {
         return no_unit(request, cdb);
     }
     if attached.attention.get() && !is_about_itself(cdb) {
         attached.attention.set(false);
-        return finish(request, Err(Sense::CAPACITY_CHANGED), 0);
+        return answered(request, Err(Sense::CAPACITY_CHANGED), 0);
     }
     let disk = attached.disk.geometry();
     let (readable, writable) = (request.readable_len(), request.writable_len());
     let asked = match command(cdb, &disk, readable, writable) {
         Ok(asked) => asked,
-        Err(sense) => return finish(request, Err(sense), 0),
+        Err(sense) => return answered(request, Err(sense), 0),
     };
     let asked = match asked {
         Command::Read { length, .. } => {
@@ -283,34 +287,38 @@ fn begin(mut request: Request<ScsiIo>, attached: Rc<Attached>, cdb: &[u8; CDB]) 
             asked
         }
         Command::Zero { pattern, .. } if !zero(&mut request, pattern) => {
-            return finish(request, Err(Sense::INVALID_FIELD), 0);
+            return answered(request, Err(Sense::INVALID_FIELD), 0);
         }
         Command::Unmap { .. } | Command::Zero { .. } => asked,
         Command::Flush if attached.disk.flushes => asked,
         Command::UnmapList(length) => match ranges(&mut request, length, &disk) {
             Ok((offset, length)) => Command::Unmap { offset, length },
-            Err(result) => return finish(request, result, 0),
+            Err(result) => return answered(request, result, 0),
         },
         Command::Reply => {
             let mut bytes = [0; MAX_REPLY];
             return match reply(cdb, &disk, &attached.disk.identity, &mut bytes) {
                 Ok(length) => {
                     let written = request.write(0, bytes.get(..length).unwrap_or_default());
-                    finish(request, Ok(status::GOOD), written as u64);
+                    answered(request, Ok(status::GOOD), written as u64)
                 }
-                Err(sense) => finish(request, Err(sense), 0),
+                Err(sense) => answered(request, Err(sense), 0),
             };
         }
-        Command::Nothing | Command::Flush => return finish(request, Ok(status::GOOD), 0),
+        Command::Nothing | Command::Flush => return answered(request, Ok(status::GOOD), 0),
     };
     request.context().task.set(Task::Command(asked));
     request.context().attached.replace(Some(attached));
     start(request);
+    bytes(&asked)
 }
 
 /// Submits a request to SPDK, which completes it now or later.
 #[inline]
-fn start(request: Request<ScsiIo>) {
+fn start(mut request: Request<ScsiIo>) {
+    if let Task::Command(Command::Read { length, .. }) = request.context().task.get() {
+        request.touch(length);
+    }
     let context = request.context();
     let task = context.task.get();
     let found = context
@@ -393,7 +401,7 @@ fn refused(
 
 /// Handles the end of SPDK's operation: continues with the next range of an unmap, or completes the request.
 #[inline]
-fn end(request: Request<ScsiIo>, success: bool) {
+fn end(mut request: Request<ScsiIo>, success: bool) {
     let context = request.context();
     let (result, moved) = match context.task.get() {
         Task::Reset => {
@@ -428,7 +436,7 @@ fn end(request: Request<ScsiIo>, success: bool) {
 
 /// Completes a command, after `moved` bytes of data.
 #[inline]
-fn finish(request: Request<ScsiIo>, result: Result<u8, Sense>, moved: u64) {
+fn finish(mut request: Request<ScsiIo>, result: Result<u8, Sense>, moved: u64) {
     let context = request.context();
     context.attached.take();
     // The remaining ranges must not leak into the slot's next request.
@@ -441,6 +449,12 @@ fn finish(request: Request<ScsiIo>, result: Result<u8, Sense>, moved: u64) {
     request.respond(&answer(result, residual));
     let written = u32::try_from(written).unwrap_or(u32::MAX);
     request.complete(written.saturating_add(RESPONSE as u32));
+}
+
+/// As [`finish`], for a command that needs no I/O: its bytes are 0.
+fn answered(request: Request<ScsiIo>, result: Result<u8, Sense>, moved: u64) -> u64 {
+    finish(request, result, moved);
+    0
 }
 
 /// SPDK's completion callback of a request.

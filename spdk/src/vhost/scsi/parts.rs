@@ -3,7 +3,7 @@
 use std::ffi::c_int;
 
 use spdk_gate::vhost_user::chain::Segment;
-use spdk_gate::vhost_user::scsi::{Geometry, PARAMETERS, Sense, status, unmap_ranges};
+use spdk_gate::vhost_user::scsi::{Command, Geometry, PARAMETERS, Sense, status, unmap_ranges};
 use spdk_sys as sys;
 
 use super::io::{Context, ScsiIo};
@@ -25,6 +25,19 @@ pub(super) fn trim(context: &Context, segments: &[Segment], total: u64, length: 
         let len = segment.len.min(left);
         trimmed.push(Segment { len, ..*segment });
         left -= len;
+    }
+}
+
+/// Returns how many bytes of the disk a command reads or changes. Of an unmap list this is the first range: the others
+/// follow one by one.
+#[inline]
+pub(super) fn bytes(command: &Command) -> u64 {
+    match *command {
+        Command::Read { length, .. }
+        | Command::Write { length, .. }
+        | Command::Unmap { length, .. }
+        | Command::Zero { length, .. } => length,
+        Command::UnmapList(_) | Command::Flush | Command::Reply | Command::Nothing => 0,
     }
 }
 

@@ -94,6 +94,44 @@ fn a_request_is_what_its_descriptors_say() {
     assert_eq!((chain.readable_len(), chain.writable_len()), (16, 513));
 }
 
+/// The dirty log of a migration follows what was written.
+#[test]
+fn what_was_written_is_the_response_and_the_data_that_was_touched() {
+    let model = ring(&[
+        desc(0x1000, 16, NEXT, 2),
+        desc(0x1010, 1, WRITE, 0),
+        desc(0x2000, 0x2000, NEXT | WRITE, 1),
+    ]);
+    let written = |chain: &Chain| -> Vec<_> { chain.written().map(|s| (s.base, s.len)).collect() };
+    let mut chain = walk(&model, 0).unwrap();
+    assert_eq!(written(&chain), [], "nothing yet, however large");
+    assert!(chain.reserve_back(1));
+    assert_eq!(written(&chain), [], "returned unanswered");
+    chain.note_answer();
+    let answer = (0x10_0010, 1);
+    assert_eq!(written(&chain), [answer], "a rejected request");
+    chain.touch(512);
+    assert_eq!(written(&chain), [(0x10_1000, 512), answer], "an ID");
+    chain.touch(0x1800);
+    // A read that failed may have written any part of its data, which lies in two regions.
+    let data = [(0x10_1000, 0x1000), (0x90_0000, 0x800)];
+    assert_eq!(written(&chain), [data[0], data[1], answer]);
+    chain.touch(8);
+    assert_eq!(written(&chain).len(), 3, "what was touched stays touched");
+    chain.touch(u64::MAX);
+    assert_eq!(written(&chain)[1], (0x90_0000, 0x1000));
+    // The next request of the slot, a malformed one, has written nothing.
+    let malformed = ring(&[desc(0x1000, 16, NEXT | WRITE, 0)]);
+    assert!(chain.walk(&malformed, TABLE, 1, 0, true).is_err());
+    assert_eq!(written(&chain), []);
+    // SCSI: the response comes first.
+    let mut chain = walk(&model, 0).unwrap();
+    assert!(chain.reserve_front(108));
+    chain.note_answer();
+    chain.touch(4);
+    assert_eq!(written(&chain), [(0x10_106c, 4), (0x10_1000, 108)]);
+}
+
 #[test]
 fn a_descriptor_that_crosses_regions_is_two_segments_and_one_that_leaves_them_is_refused() {
     let chain = walk(&ring(&[desc(0x2f00, 0x200, 0, 0)]), 0).unwrap();
