@@ -1,12 +1,16 @@
 //! Attacks with other shared areas than guest memory: the dirty page log of a migration, and the
 //! inflight I/O area.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
 
 use crate::lab::Lab;
-use crate::vhost_user::{Kind, Message, Pages, Session, feature, memory_file, request};
+use crate::vhost_user::{
+    Command, Kind, Message, Pages, RESPONSE, Session, blk_header, feature, memory_file, request,
+};
 
 pub fn a_dirty_log_outside_its_file_is_rejected(lab: &mut Lab, kind: Kind) -> Option<Session> {
     let mut held = None;
@@ -36,6 +40,56 @@ pub fn a_dirty_log_outside_its_file_is_rejected(lab: &mut Lab, kind: Kind) -> Op
         held = Some(disk.session);
     }
     held
+}
+
+/// Takes the pages that are marked in a log.
+fn take_marked(log: &File) -> Vec<u64> {
+    let mut bytes = [0; 4096];
+    log.read_exact_at(&mut bytes, 0).expect("the log");
+    log.write_all_at(&[0; 4096], 0).expect("the log");
+    let is_marked = |page: &u64| bytes[(page / 8) as usize] & (1 << (page % 8)) != 0;
+    (0..4096 * 8).filter(is_marked).collect()
+}
+
+/// A rejected request of huge buffers would else keep the reactor busy with marking pages that nobody wrote.
+pub fn requests_mark_the_pages_that_they_wrote_and_no_others(lab: &mut Lab, kind: Kind) {
+    const LENGTH: usize = 64 << 10;
+    let log = memory_file(Pages::Ordinary, 4096);
+    let options = kind
+        .options()
+        .features(feature::LOG_ALL)
+        .protocol(crate::vhost_user::protocol::LOG_SHMFD);
+    let mut disk = lab.disk_with(kind, &options);
+    let message = Message::new(request::SET_LOG_BASE).u64s([4096, 0]).fd(&log);
+    let answer = disk.session.connection.ask(&message);
+    answer.expect("the log is accepted");
+    take_marked(&log);
+    let pages = |(at, length): (u64, usize)| at / 4096..=(at + length as u64 - 1) / 4096;
+    for is_valid in [false, true, false] {
+        // Far behind the end of the disk, or its beginning.
+        let (header, sizes, status) = match kind {
+            Kind::Blk => {
+                let sector = if is_valid { 0 } else { 1 << 40 };
+                (blk_header(0, sector), [LENGTH, 1], 1)
+            }
+            Kind::Scsi => {
+                let block = if is_valid { 0 } else { u32::MAX - 1000 };
+                let command = Command::transfer(0x28, block, (LENGTH / 512) as u16);
+                (command.encode(), [RESPONSE, LENGTH], 0)
+            }
+        };
+        let (chain, places) = disk.session.place(&[&header], &sizes);
+        disk.submit(&chain);
+        let Session { guest, queues, .. } = &mut disk.session;
+        let used = queues[kind.queue()].wait_used(guest, Duration::from_secs(3));
+        used.expect("the request is answered");
+        let mut expected: Vec<_> = pages(places[status]).collect();
+        if is_valid {
+            expected.extend(pages(places[1 - status]));
+        }
+        expected.sort_unstable();
+        assert_eq!(take_marked(&log), expected, "valid: {is_valid}");
+    }
 }
 
 /// GET_INFLIGHT_FD for this many rings.

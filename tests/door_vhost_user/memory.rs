@@ -144,6 +144,27 @@ pub fn an_invalid_memory_table_is_rejected(lab: &mut Lab, kind: Kind) {
     }
 }
 
+/// A sparse file has any size at no cost, and each mapping takes address space that all devices share.
+pub fn a_table_larger_than_the_machine_could_hold_is_rejected(lab: &mut Lab, kind: Kind) {
+    const SIZE: u64 = 1 << 45;
+    let file = memory_file(Pages::Ordinary, SIZE);
+    let region = |guest: u64, size: u64| Region {
+        guest,
+        size,
+        user: USER_BASE + guest,
+        offset: guest,
+        file: Arc::clone(&file),
+    };
+    let eighth = SIZE / 8;
+    for regions in [
+        vec![region(0, SIZE)],
+        (0..8).map(|n| region(n * eighth, eighth)).collect(),
+    ] {
+        let mut session = lab.negotiated(kind, &kind.options());
+        session.refused(&table(&regions));
+    }
+}
+
 pub fn a_file_shorter_than_declared_does_no_harm(lab: &mut Lab, kind: Kind) -> Option<Session> {
     let mut held = None;
     for pages in PAGES {

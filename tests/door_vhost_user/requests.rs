@@ -309,3 +309,16 @@ pub fn random_chains_do_no_harm(lab: &mut Lab, kind: Kind) {
         }
     }
 }
+
+/// A turn of the poller ends after 1 MiB of data, and what it leaves needs no further kick.
+pub fn large_requests_left_by_a_turn_are_served_without_a_kick(lab: &mut Lab, kind: Kind) {
+    const EACH: usize = 256 << 10;
+    const COUNT: usize = 40;
+    let mut disk = lab.disk_with(kind, &kind.options().memory(16 << 20));
+    disk.begin_reads(COUNT * EACH);
+    let Session { guest, queues, .. } = &mut disk.session;
+    for n in 0..COUNT {
+        let used = queues[kind.queue()].wait_used(guest, Duration::from_secs(3));
+        assert!(used.is_some(), "{n} of {COUNT} requests");
+    }
+}
