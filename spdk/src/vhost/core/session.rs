@@ -222,7 +222,7 @@ impl<I: Io> Session<I> {
                 }
                 polled += 1;
             }
-            // Fairness: the rings that one turn does not reach, or cuts short, are polled first in the next one.
+            // Fairness: the next turn begins with the rings that this one did not reach.
             self.first.set(turn.next_first(first, polled, queues.len()));
             has_work = self.io.poll(&Queues(self));
             for queue in queues.iter() {
