@@ -10,6 +10,7 @@ mod left_out;
 mod minutes;
 mod notice;
 mod pdus;
+mod pieces;
 mod reasons;
 mod rotation;
 mod session;
