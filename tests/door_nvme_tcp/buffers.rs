@@ -1,11 +1,14 @@
 //! Ownership of the buffers of large control commands (8 KiB inside the capsule): each is taken and returned exactly
 //! once.
 
-use crate::common::nvme_tcp::{CC, Command, Digests, Host, Pdu, Sgl};
+use crate::common::nvme_tcp::{CC, Command, Digests, Host, Identity, Pdu, Sgl};
 use crate::world::World;
 
 /// A poll group has 32 of these buffers.
 const MORE_THAN_ALL: usize = 36;
+
+/// Bytes of such a command that are sent first.
+const HALF: usize = 4000;
 
 /// Builds Firmware Image Download of 8 KiB: an admin command that takes data and completes at once.
 fn large(cid: u16) -> Pdu {
@@ -23,14 +26,19 @@ fn answered(admin: &mut Host, what: &str) {
     assert!(answer.is_ok(), "{what}: {answer:?}");
 }
 
-/// Connects hosts that hold all of the buffers, each by having sent half of such a command.
+/// Connects a host that holds a buffer, by having sent the first half of such a command.
+fn holder(identity: &Identity) -> Host {
+    let mut admin = identity.admin(Digests::OFF);
+    let bytes = large(1).bytes(admin.digests);
+    admin.send_bytes(&bytes[..HALF]).expect("a part");
+    admin
+}
+
+/// Connects hosts that hold all of the buffers.
 fn holders(world: &World) -> Vec<Host> {
     let hosts = (0..MORE_THAN_ALL).map(|n| {
         let identity = world.identity.clone().named(&format!("holder-{n}"));
-        let mut admin = identity.admin(Digests::OFF);
-        let bytes = large(1).bytes(admin.digests);
-        admin.send_bytes(&bytes[..4000]).expect("a part");
-        admin
+        holder(&identity)
     });
     hosts.collect()
 }
@@ -46,6 +54,26 @@ async fn large_control_commands_that_never_end_give_their_buffers_back_at_close(
     for _ in 0..MORE_THAN_ALL {
         answered(&mut admin, "after the others have gone");
     }
+}
+
+/// Regression: one host with that many connections took all of the buffers, and others waited until these were ended. Now
+/// half of them are left, and the host's further commands wait for its own.
+#[tokio::test]
+async fn one_host_has_half_of_the_buffers_of_large_control_commands() {
+    let mut world = World::new().await;
+    let hosts = (0..MORE_THAN_ALL).map(|_| holder(&world.identity));
+    let mut hosts: Vec<_> = hosts.collect();
+    let mut other = world.identity.clone().named("other").admin(Digests::OFF);
+    answered(&mut other, "beside a host that holds its share");
+    // None of its connections had to end for that: each command is completed once its rest has come.
+    for (number, admin) in hosts.iter_mut().enumerate() {
+        let bytes = large(1).bytes(admin.digests);
+        admin.send_bytes(&bytes[HALF..]).expect("the rest");
+        let answer = admin.completion(1, &[]);
+        assert!(answer.is_ok(), "command {number}: {answer:?}");
+    }
+    drop((hosts, other));
+    world.unharmed("one host's large commands").await;
 }
 
 /// The controller is reset while a command of its I/O queue waits for such a buffer.
