@@ -30,10 +30,16 @@ struct Long {
 
 impl Long {
     async fn of(target: &Target) -> Self {
+        const NAME: &str = "opi_spdk_reactor_poll_cpu_seconds";
         let scrape = Scrape::of(target).await;
+        let count = scrape.value(&format!("{NAME}_count"), &[("core", "0")]);
+        let over = |bound| {
+            let of = [("core", "0"), ("le", bound)];
+            (count - scrape.value(&format!("{NAME}_bucket"), &of)) as u64
+        };
         Self {
-            over_limit: scrape.polls_over(LIMIT),
-            over_100us: scrape.polls_over("0.0001"),
+            over_limit: over(LIMIT),
+            over_100us: over("0.0001"),
         }
     }
 }

@@ -105,16 +105,6 @@ impl Scrape {
         value
     }
 
-    /// Returns how many polls have held the reactor of core 0 for longer than this bound of the metric, in seconds. Polls
-    /// are measured with `--measure-polls`.
-    pub fn polls_over(&self, bound: &str) -> u64 {
-        const NAME: &str = "opi_spdk_reactor_poll_cpu_seconds";
-        let all = self.value(&format!("{NAME}_count"), &[("core", "0")]);
-        let of = [("core", "0"), ("le", bound)];
-        let others = self.value(&format!("{NAME}_bucket"), &of);
-        (all - others) as u64
-    }
-
     /// Returns the samples of control steps longer than 100 us.
     pub fn long_steps(&self) -> Vec<&str> {
         let steps = self.samples.keys();

@@ -14,7 +14,6 @@ mod h2c_data;
 mod headers;
 mod lifetimes;
 mod log;
-mod pieces;
 mod queues;
 mod session;
 mod shares;

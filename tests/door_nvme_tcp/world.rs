@@ -34,12 +34,6 @@ impl World {
         Self::of(Target::start_with(options).await).await
     }
 
-    /// As [`World::new`], with the machine for itself and its polls measured.
-    pub async fn measured() -> Self {
-        let options = Options::default().alone().args(["--measure-polls"]);
-        Self::of(Target::start_with(options).await).await
-    }
-
     async fn of(target: Target) -> Self {
         let bystander = Bystander::new(&target).await;
         let fixture = Fixture::tcp(&target, 4).await;

@@ -10,7 +10,6 @@ mod left_out;
 mod minutes;
 mod notice;
 mod pdus;
-mod pieces;
 mod reasons;
 mod rotation;
 mod session;

@@ -65,17 +65,6 @@ void __attribute__((weak)) opi_initiator_stuck(const struct spdk_nvme_transport_
 void __attribute__((weak)) opi_initiator_ready(const struct spdk_nvme_transport_id *trid,
 		const char *source, const char *hostnqn);
 
-struct spdk_nvme_poll_group;
-
-/* What is read from a peer's connection in one poll: PDUs, of which a peer can make one for each byte of data, and
- * bytes of their data, of which the last PDU may bring more.
- */
-#define OPI_INITIATOR_POLL_PDUS 64
-#define OPI_INITIATOR_POLL_BYTES (256u << 10)
-
-/* Whether the last poll of the group has left something to be read, for which there may be no event. */
-bool opi_nvme_poll_group_has_unread(struct spdk_nvme_poll_group *group);
-
 struct spdk_nvme_ctrlr;
 
 /* Whether its connection was, or is to be, authenticated: because the peer demands it, or for a key of the peer's. */

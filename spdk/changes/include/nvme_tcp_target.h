@@ -39,12 +39,6 @@
 #define OPI_NVME_TCP_STALL_SHORT_SECONDS 5
 #define OPI_NVME_TCP_STALL_PERIOD_US 500000
 
-/* What is read from a connection in one poll: PDUs, of which a host can make one for each byte of data, and bytes of
- * their data, of which the last PDU may bring more. A full queue of commands takes two polls.
- */
-#define OPI_NVME_TCP_POLL_PDUS 64
-#define OPI_NVME_TCP_POLL_BYTES (256u << 10)
-
 /* Bytes of an authentication message: the most that AUTH_RECV gets, whatever length it allocates. */
 #define OPI_NVME_TCP_AUTH_MESSAGE_MAX 4096u
 
