@@ -53,10 +53,9 @@ pub fn a_ring_stopped_under_slow_io_delays_no_other_client(lab: &mut Lab, kind: 
     let base = answer
         .expect("the ring stops once its I/O has drained")
         .word(4);
-    assert_eq!(
-        base,
-        u32::from(disk.session.queues[kind.queue()].next_available())
-    );
+    // A turn takes some of the requests; what it has left is not begun once the ring is to stop.
+    let submitted = u32::from(disk.session.queues[kind.queue()].next_available());
+    assert!((1..=submitted).contains(&base), "{base} of {submitted}");
     // The reply means that the device no longer accesses the ring's memory.
     let Disk { session, .. } = &mut disk;
     let mut used = 0;
@@ -67,9 +66,8 @@ pub fn a_ring_stopped_under_slow_io_delays_no_other_client(lab: &mut Lab, kind: 
         used += 1;
     }
     assert_eq!(
-        used,
-        OUTSTANDING / (256 << 10),
-        "all requests are used before the reply"
+        used, base,
+        "all requests that were begun are used before the reply"
     );
     drop(disk);
     drained(lab, kind);

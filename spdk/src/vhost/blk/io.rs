@@ -94,6 +94,13 @@ impl BlkIo {
         }
     }
 
+    /// Returns the size of the volume in bytes.
+    #[inline]
+    fn size(&self) -> u64 {
+        let blocks = self.blk.bdev.blocks();
+        blocks.saturating_mul(self.blk.block_size.into())
+    }
+
     /// Submits a request to SPDK, which completes it now or later.
     #[inline]
     fn start(&self, mut request: Request<Self>) {
@@ -103,7 +110,11 @@ impl BlkIo {
             return finish(request, status::ERROR, 0);
         }
         let task = request.context().task.get();
-        if let Task::Read { length, .. } = task {
+        if let Task::Read { offset, length } = task {
+            // Before the buffers count as written: SPDK would refuse it too.
+            if offset.saturating_add(length) > self.size() {
+                return finish(request, status::ERROR, 0);
+            }
             request.touch(length);
         }
         let segments = match task {
@@ -130,11 +141,7 @@ impl BlkIo {
                 Task::WriteZeroes { offset, length } => {
                     sys::spdk_bdev_write_zeroes(descriptor, channel, offset, length, done, raw)
                 }
-                Task::Flush => {
-                    let blocks = self.blk.bdev.blocks();
-                    let length = blocks.saturating_mul(self.blk.block_size.into());
-                    sys::spdk_bdev_flush(descriptor, channel, 0, length, done, raw)
-                }
+                Task::Flush => sys::spdk_bdev_flush(descriptor, channel, 0, self.size(), done, raw),
             }
         };
         if rc != 0 {

@@ -33,7 +33,7 @@ mod worker;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -78,8 +78,9 @@ struct Entry {
 
 thread_local! {
     static DEVICES: RefCell<BTreeMap<String, Entry>> = const { RefCell::new(BTreeMap::new()) };
-    /// Removed devices that may still have outstanding requests, which teardown has to abort too.
-    static REMOVED: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
+    /// Removed devices that may still have outstanding requests, which teardown has to abort too. What a device holds is
+    /// released when it has ended.
+    static REMOVED: RefCell<Vec<(Weak<Shared>, Rest)>> = const { RefCell::new(Vec::new()) };
     static ACCESS: RefCell<Access> = const { RefCell::new(Access { group: None, mode: None }) };
 }
 
@@ -232,8 +233,8 @@ pub(crate) async fn withdraw(
     let rest = entry.ended.clone();
     // Recorded before the wait, whose caller may give up: until the device has ended, teardown must know of it.
     REMOVED.with_borrow_mut(|removed| {
-        removed.retain(|entry| !entry.ended.has_ended());
-        removed.push(entry);
+        removed.retain(|(_, rest)| !rest.has_ended());
+        removed.push((Arc::downgrade(&entry.shared), entry.ended));
     });
     match within(spdk, DRAIN_LIMIT, rest.clone().ended()).await {
         Some(()) => Ok(None),
@@ -244,14 +245,20 @@ pub(crate) async fn withdraw(
 /// Ends all devices with their clients, removed devices that still drain, and the workers. Requests in flight are
 /// aborted. A worker must not end before the last device: the device could not end its session any more.
 pub(crate) async fn stop(spdk: Spdk) {
-    let mut entries = REMOVED.take();
-    entries.extend(DEVICES.take().into_values());
-    for entry in &entries {
+    let mut rests = Vec::new();
+    for (shared, rest) in REMOVED.take() {
+        if let Some(shared) = shared.upgrade() {
+            shared.force();
+        }
+        rests.push(rest);
+    }
+    for entry in DEVICES.take().into_values() {
         entry.shared.force();
+        rests.push(entry.ended);
     }
     let all = async {
-        for entry in entries {
-            entry.ended.ended().await;
+        for rest in rests {
+            rest.ended().await;
         }
     };
     if within(spdk, STOP_LIMIT, all).await.is_some() {
