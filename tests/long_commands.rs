@@ -2,20 +2,20 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::nvme_tcp::{Bystander, Command, Digests, Host, Identity, Pdu, Sgl};
-use common::{Fixture, Options, Scrape, Target};
+use common::{Fixture, Options, Target};
 
-/// Size of the volume: as one step its zeroing would take some 25 ms.
+/// Size of the volume. 256 ranges of it, zeroed in one step, would take some seconds.
 const MIB: u64 = 256;
 const BLOCKS: u64 = MIB << 11;
 
 /// Blocks of a MiB.
 const ONE: u64 = 1 << 11;
 
-/// No poll may hold the reactor for longer: a bound of the metric, in seconds.
-const LIMIT: &str = "0.005";
+/// Another host's write and read take no longer meanwhile, on a machine that also runs the test.
+const ANSWERED: Duration = Duration::from_millis(500);
 
 /// Ranges of a command, at most.
 const RANGES: u64 = 256;
@@ -65,7 +65,13 @@ fn many(
         let (command, data) = command(host);
         host.send(&Pdu::capsule(command, &data)).expect("it goes");
     }
+    let begin = Instant::now();
     bystander.verify();
+    let took = begin.elapsed();
+    assert!(
+        took < ANSWERED,
+        "another host's write and read took {took:?}"
+    );
     for _ in 0..DEPTH {
         let status = host.receive().expect("a completion").status() & 0x7ff;
         assert_eq!(status, 0);
@@ -80,7 +86,7 @@ fn whole(host: &mut Host) -> (Command, Vec<u8>) {
 
 async fn start() -> (Target, Bystander, Fixture, Host, Host) {
     let options = Options::default().alone().memory(MEMORY);
-    let target = Target::start_with(options.args(["--measure-polls"])).await;
+    let target = Target::start_with(options).await;
     let bystander = Bystander::new(&target).await;
     let export = Fixture::tcp(&target, MIB).await;
     let identity = Identity::new(export.port, &export.nqn).named("zeroes");
@@ -93,7 +99,6 @@ async fn start() -> (Target, Bystander, Fixture, Host, Host) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn zeroing_of_whole_volumes_does_not_hold_the_reactor() {
     let (target, mut bystander, _export, _admin, mut io) = start().await;
-    let before = Scrape::of(&target).await.polls_over(LIMIT);
     tokio::task::block_in_place(|| {
         many(&mut io, &mut bystander, whole);
         many(&mut io, &mut bystander, |host| {
@@ -102,8 +107,6 @@ async fn zeroing_of_whole_volumes_does_not_hold_the_reactor() {
             (zeroes.cdw(12, 0xffff), Vec::new())
         });
     });
-    let long = Scrape::of(&target).await.polls_over(LIMIT) - before;
-    assert_eq!(long, 0, "polls of over {LIMIT} s:\n{}", target.log());
     target.stop();
 }
 

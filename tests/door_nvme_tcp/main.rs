@@ -14,6 +14,7 @@ mod h2c_data;
 mod headers;
 mod lifetimes;
 mod log;
+mod pieces;
 mod queues;
 mod session;
 mod shares;
