@@ -495,29 +495,3 @@ fn each_subcommand_of_the_help_has_a_manual_page_and_is_completed_in_each_shell(
         }
     }
 }
-
-/// Which of the changes of spdk/changes/ the linked SPDK has; without one the program says so at start.
-#[test]
-fn the_version_lists_the_changes_to_spdk() {
-    let out = program(&["--version"], &[]);
-    let said = text(&out.stdout);
-    let mut listed: Vec<&str> = said
-        .lines()
-        .filter_map(|line| line.strip_prefix("  "))
-        .collect();
-    listed.sort_unstable();
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("spdk/changes");
-    let files = std::fs::read_dir(dir).expect("a directory");
-    let names = files.filter_map(|entry| {
-        let name = entry.ok()?.file_name().into_string().ok()?;
-        Some(name.strip_suffix(".change")?.to_owned())
-    });
-    let mut names: Vec<String> = names.collect();
-    names.sort_unstable();
-    assert_eq!(listed, names, "{said}");
-    let count = format!("with {} changes", names.len());
-    assert!(
-        said.contains(&count) && !said.contains(", without "),
-        "{said}"
-    );
-}

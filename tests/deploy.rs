@@ -355,3 +355,28 @@ fn manual_pages_and_completions_are_generated() {
         assert!(text.contains(content), "{file} has no {content:?}");
     }
 }
+
+/// Which of the changes of spdk/changes/ the linked SPDK has; without one the program says so at start.
+#[test]
+fn the_version_lists_the_changes_to_spdk() {
+    let out = Command::new(PROGRAM).arg("--version").output();
+    let said = String::from_utf8(out.expect("the program starts").stdout).expect("text");
+    let mut listed: Vec<&str> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("  "))
+        .collect();
+    listed.sort_unstable();
+    let files = std::fs::read_dir(root().join("spdk/changes")).expect("a directory");
+    let names = files.filter_map(|entry| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        Some(name.strip_suffix(".change")?.to_owned())
+    });
+    let mut names: Vec<String> = names.collect();
+    names.sort_unstable();
+    assert_eq!(listed, names, "{said}");
+    let count = format!("with {} changes", names.len());
+    assert!(
+        said.contains(&count) && !said.contains(", without "),
+        "{said}"
+    );
+}

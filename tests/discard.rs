@@ -48,18 +48,9 @@ async fn discard_succeeds_on_every_namespace_without_affecting_others() {
 const ONCS: usize = 520;
 const DSM_BIT: u8 = 1 << 2;
 
-/// Sends Dataset Management with one range to deallocate (NVM command set, 3.3.3); returns the status.
+/// Sends Dataset Management with one range to deallocate; returns the status.
 fn discard(host: &mut Host, nsid: u32) -> u16 {
-    const DSM: u8 = 0x09;
-    const DEALLOCATE: u32 = 1 << 2;
-    let mut range = vec![0; 4];
-    range.extend(8u32.to_le_bytes());
-    range.extend(0u64.to_le_bytes());
-    let cid = host.cid();
-    let command = Command::new(DSM, cid)
-        .nsid(nsid)
-        .cdw(11, DEALLOCATE)
-        .sgl(Sgl::InCapsule(16));
+    let (command, range) = Command::deallocate(host.cid(), nsid, &[(0, 8)]);
     host.call(command, &range).expect("an answer").status()
 }
 

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::nvme_tcp::{Bystander, Command, Digests, Host, Identity, Pdu, Sgl};
+use common::nvme_tcp::{Bystander, Command, Digests, Host, Identity, Pdu};
 use common::{Fixture, Options, Target};
 
 /// Size of the volume. 256 ranges of it, zeroed in one step, would take some seconds.
@@ -23,35 +23,14 @@ const RANGES: u64 = 256;
 /// Commands in flight.
 const DEPTH: u16 = 16;
 
-const DSM: u8 = 0x09;
-const DEALLOCATE: u32 = 1 << 2;
 const WRITE_ZEROES: u8 = 0x08;
 const LBA_OUT_OF_RANGE: u16 = 0x80;
 
 /// Memory for the volumes and the buffers, MiB.
 const MEMORY: u32 = 1024;
 
-/// Builds Dataset Management (NVM command set, 3.2.3) that deallocates ranges of a first block and a length.
-fn dsm(host: &mut Host, ranges: &[(u64, u32)]) -> (Command, Vec<u8>) {
-    let range = |(first, length): &(u64, u32)| {
-        let mut range = vec![0; 4];
-        range.extend(length.to_le_bytes());
-        range.extend(first.to_le_bytes());
-        range
-    };
-    let list: Vec<u8> = ranges.iter().flat_map(range).collect();
-    let length = u32::try_from(list.len()).expect("4 KiB at most");
-    let last = u32::try_from(ranges.len() - 1).expect("256 ranges at most");
-    let cid = host.cid();
-    let command = Command::new(DSM, cid).nsid(1).cdw(10, last);
-    (
-        command.cdw(11, DEALLOCATE).sgl(Sgl::InCapsule(length)),
-        list,
-    )
-}
-
 fn discard(host: &mut Host, ranges: &[(u64, u32)]) -> u16 {
-    let (command, list) = dsm(host, ranges);
+    let (command, list) = Command::deallocate(host.cid(), 1, ranges);
     host.call(command, &list).expect("an answer").status() & 0x7ff
 }
 
@@ -81,7 +60,7 @@ fn many(
 /// 256 ranges of the whole volume each.
 fn whole(host: &mut Host) -> (Command, Vec<u8>) {
     let blocks = u32::try_from(BLOCKS).expect("a small volume");
-    dsm(host, &[(0, blocks); RANGES as usize])
+    Command::deallocate(host.cid(), 1, &[(0, blocks); RANGES as usize])
 }
 
 async fn start() -> (Target, Bystander, Fixture, Host, Host) {

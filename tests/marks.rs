@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use common::vfio_user::{self, BASE, DATA, Guest, SIZE};
 use common::vhost_user::{Disk, Kind};
 use common::{
     Client, Fixture, Options, Resource, Target, blk_spec, get_text, malloc, namespace, nqn_of,
-    pcie_spec, remote_controller, subsystem, tcp_controller, tcp_path, unique,
+    pcie_export, remote_controller, subsystem, tcp_controller, tcp_path, unique,
 };
 use parking_lot::Mutex;
 use serde_json::json;
@@ -75,23 +75,20 @@ impl Tenant {
             assert!(self.guest.io(write.prps(DATA, 0)).is_ok());
         }
     }
-}
 
-/// Creates a volume with a vfio-user device; returns the device's socket.
-async fn pcie(target: &Target, client: &Client, function: i32) -> std::path::PathBuf {
-    let id = unique("pcie");
-    let volume = malloc(client, &id, MIB).await;
-    let exported = subsystem(client, &id, json!({})).await;
-    namespace(client, &exported, &volume, json!({})).await;
-    let controllers = Resource::new(client, "NvmeController");
-    controllers
-        .created(&exported, "", pcie_spec(function))
-        .await;
-    target.ctrlr_dir().join(id).join("cntrl")
+    /// Sends the marker through the shared buffers once more.
+    fn fill_buffers(&mut self) {
+        let data = marks(LENGTH);
+        for _ in 0..4 {
+            let written = self.io.write(1, 0, &data).expect("an answer");
+            assert_eq!(written.status(), 0);
+        }
+        self.disk.write(0, &data).expect("a guest's write");
+    }
 }
 
 /// Creates a volume with a virtio-blk device; returns the device's socket.
-async fn blk(target: &Target, client: &Client) -> std::path::PathBuf {
+async fn blk(target: &Target, client: &Client) -> PathBuf {
     let id = unique("blk");
     let volume = malloc(client, &id, MIB).await;
     Resource::new(client, "VirtioBlk")
@@ -140,22 +137,6 @@ fn host_gets(admin: &mut Host, io: &mut Host, tenant: &mut Tenant) {
     }
 }
 
-impl Tenant {
-    /// Sends the marker through the shared buffers once more.
-    fn fill_buffers(&mut self) {
-        for _ in 0..4 {
-            assert_eq!(
-                self.io
-                    .write(1, 0, &marks(LENGTH))
-                    .expect("an answer")
-                    .status(),
-                0
-            );
-        }
-        self.disk.write(0, &marks(LENGTH)).expect("a guest's write");
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_tenant_writes_reaches_nobody_else() {
     let mut target = Target::start_with(Options::hugepages()).await;
@@ -169,7 +150,7 @@ async fn what_a_tenant_writes_reaches_nobody_else() {
     let mut tenant = Tenant {
         _admin: admin,
         io,
-        guest: Guest::start(&pcie(&target, &client, 1).await),
+        guest: Guest::start(&pcie_export(&target, &client, "own-pcie", MIB, 1).await),
         disk: Disk::open(Kind::Blk, &blk(&target, &client).await).expect("a guest"),
     };
     tenant.guest.memory.write(DATA, &marks(4096));
@@ -179,7 +160,7 @@ async fn what_a_tenant_writes_reaches_nobody_else() {
     host_gets(&mut admin, &mut io, &mut tenant);
 
     // Another tenant's guests: their disks, and their memory afterwards.
-    let mut guest = Guest::start(&pcie(&target, &client, 2).await);
+    let mut guest = Guest::start(&pcie_export(&target, &client, "other-pcie", MIB, 2).await);
     for block in 0..MIB << 8 {
         let read = vfio_user::Command::rw(vfio_user::io::READ, block * 8, 8);
         assert!(guest.io(read.prps(DATA, 0)).is_ok());

@@ -184,22 +184,21 @@ async fn measure(settings: &Settings) -> Result<Report> {
         stolen_seconds: (machine::stolen_ticks()? - stolen) as f64 / 100.0,
         took_seconds: begun.elapsed().as_secs_f64(),
     };
-    let mut verdicts = verdict::all(
-        &data_path,
-        &control,
-        &cost,
-        scale.as_ref(),
-        &verdict::Seen {
-            sight: sight.as_ref(),
-            creates: &creates,
-            slices: &slices,
-            idle: &idle,
-        },
-        &latency,
-    );
-    verdicts.extend(naps::verdicts(&naps));
     Ok(Report {
-        verdicts,
+        verdicts: verdict::all(
+            &data_path,
+            &control,
+            &cost,
+            scale.as_ref(),
+            &verdict::Seen {
+                sight: sight.as_ref(),
+                creates: &creates,
+                slices: &slices,
+                idle: &idle,
+            },
+            &latency,
+            &naps,
+        ),
         machine,
         conditions,
         data_path,

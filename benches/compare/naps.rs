@@ -154,11 +154,16 @@ pub async fn run(settings: &Settings) -> Result<Vec<Naps>> {
     of.collect()
 }
 
-/// Takes the figures of one mode, once.
-async fn measure(settings: &Settings, mode: &str) -> Result<Vec<Figure<f64>>> {
+/// Starts a target in this mode.
+async fn started(settings: &Settings, mode: &str) -> Result<Opi> {
     let mut start = Start::new(settings, Counters::Unwanted);
     start.options.push(format!("--idle={mode}"));
-    let mut opi = Opi::start_so(settings, &start).await?;
+    Opi::start_so(settings, &start).await
+}
+
+/// Takes the figures of one mode, once.
+async fn measure(settings: &Settings, mode: &str) -> Result<Vec<Figure<f64>>> {
+    let mut opi = started(settings, mode).await?;
     let attach = opi
         .export(settings, Volume::Malloc, Export::NvmeTcp)
         .await?;
@@ -246,9 +251,7 @@ impl Machine {
 
     /// Takes the figures of a target with this export and one guest.
     async fn measure(self, settings: &Settings, mode: &str) -> Result<Vec<Figure<f64>>> {
-        let mut start = Start::new(settings, Counters::Unwanted);
-        start.options.push(format!("--idle={mode}"));
-        let mut opi = Opi::start_so(settings, &start).await?;
+        let mut opi = started(settings, mode).await?;
         let attach = opi.export(settings, Volume::Malloc, self.export()).await?;
         let mut disk = tokio::task::spawn_blocking(move || self.open(&attach)).await??;
         let reactor = settings.reactor();

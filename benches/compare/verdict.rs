@@ -9,6 +9,7 @@ use crate::creates::{self, Creates};
 use crate::data_path::DataPath;
 use crate::idle::Idle;
 use crate::latency;
+use crate::naps::{self, Naps};
 use crate::scale::Scale;
 use crate::sight::Sight;
 use crate::slices::{self, Slices};
@@ -88,6 +89,7 @@ pub fn all(
     scale: Option<&Scale>,
     seen: &Seen<'_>,
     latency: &[latency::Point],
+    naps: &[Naps],
 ) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     verdicts.extend(data_path(data));
@@ -116,6 +118,7 @@ pub fn all(
     verdicts.extend(alone.zip(shortest).map(|(of, io_ns)| latencies(of, io_ns)));
     verdicts.extend(seen.idle.last().map(without_calls));
     verdicts.extend(disturbed(latency));
+    verdicts.extend(naps::verdicts(naps));
     verdicts
 }
 

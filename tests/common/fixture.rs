@@ -1,5 +1,6 @@
 //! Objects that most tests start from: unique IDs, a volume, and a subsystem that exports the volume.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -185,6 +186,23 @@ pub fn pcie_spec(function: i32) -> Value {
         "trtype": "NVME_TRANSPORT_TYPE_PCIE",
         "pcie_id": { "port_id": 0, "physical_function": function, "virtual_function": 0 },
     }})
+}
+
+/// Creates a malloc volume and a subsystem that exports it over vfio-user; returns the controller's socket.
+pub async fn pcie_export(
+    target: &Target,
+    client: &Client,
+    id: &str,
+    mib: u64,
+    function: i32,
+) -> PathBuf {
+    let volume = malloc(client, &format!("{id}-volume"), mib).await;
+    let exported = subsystem(client, id, json!({})).await;
+    namespace(client, &exported, &volume, json!({})).await;
+    Resource::new(client, "NvmeController")
+        .created(&exported, "", pcie_spec(function))
+        .await;
+    target.ctrlr_dir().join(id).join("cntrl")
 }
 
 /// A path to a subsystem that another target exports on a loopback port.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::common::nvme_tcp::{Command, Digests, Host, Pdu, Sgl, flag};
+use crate::common::poll_blocking;
 use crate::world::World;
 
 /// Length of a write, bytes, and of the H2CData PDU for one of them.
@@ -50,14 +51,13 @@ fn unread(stream: &TcpStream) -> Option<u64> {
 /// Waits until no more bytes arrive at the stopped target.
 fn wait_until_full(stream: &TcpStream) {
     let (mut last, mut same) = (0, 0);
-    let end = Instant::now() + Duration::from_secs(10);
-    while same < 10 {
-        assert!(Instant::now() < end, "{last} bytes have arrived");
-        std::thread::sleep(Duration::from_millis(5));
+    let full = poll_blocking(Duration::from_secs(10), || {
         let now = unread(stream).expect("the connection");
         same = if now > 0 && now == last { same + 1 } else { 0 };
         last = now;
-    }
+        (same == 10).then_some(())
+    });
+    full.unwrap_or_else(|| panic!("{last} bytes have arrived, and more arrive"));
 }
 
 fn ask(host: &mut Host) {

@@ -10,12 +10,13 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::common::vfio_user::{Guest, Link};
-use crate::common::{
-    Client, Options, Resource, Target, malloc, namespace, pcie_spec, poll_blocking, subsystem,
-};
+use crate::common::{Client, Options, Resource, Target, pcie_export, poll_blocking};
 
 /// Deadline of every wait in these tests, and so the longest delay accepted for other clients.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Size of each volume.
+const MIB: u64 = 8;
 
 /// Group ID of the sockets; it needs no name.
 pub const GROUP: u32 = 54321;
@@ -44,8 +45,8 @@ impl Lab {
             let client = target.client().await;
             (target, client)
         });
-        let socket = runtime.block_on(device(&target, &client, "attacked", 1));
-        let other = runtime.block_on(device(&target, &client, "neighbour", 2));
+        let socket = runtime.block_on(pcie_export(&target, &client, "attacked", MIB, 1));
+        let other = runtime.block_on(pcie_export(&target, &client, "neighbour", MIB, 2));
         Self {
             target,
             client,
@@ -57,7 +58,7 @@ impl Lab {
 
     /// Creates another device; returns its socket.
     pub fn device(&self, id: &str, function: i32) -> PathBuf {
-        self.block_on(device(&self.target, &self.client, id, function))
+        self.block_on(pcie_export(&self.target, &self.client, id, MIB, function))
     }
 
     /// Runs API calls.
@@ -124,17 +125,6 @@ impl Lab {
         self.neighbour.end();
         self.target
     }
-}
-
-/// Creates a volume with a vfio-user device; returns the device's socket.
-async fn device(target: &Target, client: &Client, id: &str, function: i32) -> PathBuf {
-    let volume = malloc(client, &format!("{id}-volume"), 8).await;
-    let exported = subsystem(client, id, json!({})).await;
-    namespace(client, &exported, &volume, json!({})).await;
-    Resource::new(client, "NvmeController")
-        .created(&exported, "", pcie_spec(function))
-        .await;
-    target.ctrlr_dir().join(id).join("cntrl")
 }
 
 /// Another guest with continuous verified I/O.

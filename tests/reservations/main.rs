@@ -124,6 +124,15 @@ fn is_held(disk: &Disk) {
     assert_eq!(report(&mut holder), (2, 1, 1));
 }
 
+/// Creates a disk whose holder has an exclusive reservation that persists; returns the holder's connections too.
+async fn reserved(target: &Target) -> (Disk, Host, Host) {
+    let disk = Disk::new(target).await;
+    let (admin, mut holder) = connected(&disk.holder);
+    assert_eq!(command(&mut holder, REGISTER, PERSIST, [0, KEY]), 0);
+    assert_eq!(command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]), 0);
+    (disk, admin, holder)
+}
+
 fn killed(mut target: Target, options: Options) -> Options {
     target.kill();
     options.after(&target)
@@ -133,10 +142,7 @@ fn killed(mut target: Target, options: Options) -> Options {
 async fn reservations_that_persist_outlive_a_kill() {
     let options = Options::default();
     let target = Target::start_with(options.clone()).await;
-    let disk = Disk::new(&target).await;
-    let (admin, mut holder) = connected(&disk.holder);
-    assert_eq!(command(&mut holder, REGISTER, PERSIST, [0, KEY]), 0);
-    assert_eq!(command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]), 0);
+    let (disk, admin, holder) = reserved(&target).await;
     // Kill the target right after the response.
     let options = killed(target, options);
     drop((admin, holder));

@@ -84,10 +84,7 @@ fn clear_persistence(admin: &mut Host, nsid: u32) -> u16 {
 async fn who_is_no_registrant_does_not_end_the_persistence_of_those_who_are() {
     let options = Options::default();
     let target = Target::start_with(options.clone()).await;
-    let disk = Disk::new(&target).await;
-    let (admin, mut holder) = connected(&disk.holder);
-    assert_eq!(command(&mut holder, REGISTER, PERSIST, [0, KEY]), 0);
-    assert_eq!(command(&mut holder, ACQUIRE, EXCLUSIVE, [KEY, 0]), 0);
+    let (disk, admin, mut holder) = reserved(&target).await;
 
     let (mut other_admin, mut other) = connected(&disk.other);
     assert_eq!(clear_persistence(&mut other_admin, 1), CONFLICT);

@@ -258,6 +258,24 @@ impl Command {
         command.put(48, &blocks.wrapping_sub(1).to_le_bytes())
     }
 
+    /// Dataset Management (NVM command set, 3.2.3) that deallocates ranges, each of a first block and a number of blocks;
+    /// returns the command and its data, which is in the capsule.
+    pub fn deallocate(cid: u16, nsid: u32, ranges: &[(u64, u32)]) -> (Self, Vec<u8>) {
+        const DEALLOCATE: u32 = 1 << 2;
+        let range = |(first, blocks): &(u64, u32)| {
+            let mut range = vec![0; 4];
+            range.extend(blocks.to_le_bytes());
+            range.extend(first.to_le_bytes());
+            range
+        };
+        let list: Vec<u8> = ranges.iter().flat_map(range).collect();
+        let length = u32::try_from(list.len()).expect("4 KiB at most");
+        let last = u32::try_from(ranges.len() - 1).expect("256 ranges at most");
+        let command = Self::new(0x09, cid).nsid(nsid).cdw(10, last);
+        let command = command.cdw(11, DEALLOCATE);
+        (command.sgl(Sgl::InCapsule(length)), list)
+    }
+
     /// Sets the namespace ID.
     pub fn nsid(self, nsid: u32) -> Self {
         self.put(4, &nsid.to_le_bytes())

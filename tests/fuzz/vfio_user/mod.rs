@@ -15,10 +15,7 @@ use super::common::vfio_user::{
     BASE, Command, DATA, Guest, Header, LISTS, Link, Memory, PAGE, Queue, READ, SIZE, WRITE, Which,
     command, map_at,
 };
-use super::common::{
-    Client, Options as TargetOptions, Resource, malloc, namespace, pcie_spec, poll_blocking,
-    subsystem,
-};
+use super::common::{Client, Options as TargetOptions, Resource, pcie_export, poll_blocking};
 use super::door::{Door, Step};
 use super::draw::Draw;
 use super::world::{World, text};
@@ -57,14 +54,9 @@ impl Door for VfioUser {
     }
 
     async fn prepare(&self, world: &mut World) {
-        let client = &world.fixture.client;
+        let client = world.fixture.client.clone();
         for (function, name) in (1..).zip(NAMES) {
-            let volume = malloc(client, &format!("{name}-volume"), 8).await;
-            let exported = subsystem(client, name, json!({})).await;
-            namespace(client, &exported, &volume, json!({})).await;
-            Resource::new(client, "NvmeController")
-                .created(&exported, "", pcie_spec(function))
-                .await;
+            pcie_export(world.target(), &client, name, 8, function).await;
         }
     }
 
